@@ -55,9 +55,11 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
     stage.needs("ordered", |c| c.ordered)?;
     let all: Vec<i64> = (0..25).collect();
     stage.publish_numbers(&all).await?;
+
     for round in 0..2 {
         let mut seen = Vec::new();
         let mut place = Position::FIRST;
+
         loop {
             let leased = stage.lease_after(&place, None, 4).await?;
             let Some(last) = leased.last().filter(|_| seen.len() <= all.len()) else {
@@ -68,6 +70,7 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
             // The order in which they are returned does not matter, but the next claim sees them.
             stage.done(each(reversed(leased), &Settle::Release)).await?;
         }
+
         check_eq!(seen, all, "what was passed in round {round}");
     }
 
@@ -85,10 +88,11 @@ async fn after_tells_of_nothing_that_stands_before_it(stage: &Stage<'_>) -> Case
     let mut leased = stage.lease(2, HOLD).await?;
     let last = leased.pop().map(|d| d.position());
     stage.done(each(leased, &Settle::Release)).await?;
+
     let request = stage.ask(10, HOLD).after(last);
     let leased = stage.request(request).await?;
-
     check_eq!(numbers(&leased.deliveries), [0_i64; 0], "after the last");
+
     // A consumer that was told of a message before the place would claim again and again.
     check!(
         leased.next_due.is_none_or(|next| next > HOLD / 2),
@@ -103,6 +107,7 @@ async fn after_tells_of_nothing_that_stands_before_it(stage: &Stage<'_>) -> Case
 async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> CaseResult {
     stage.needs("keys", |c| c.keys)?;
     stage.needs("ordered", |c| c.ordered)?;
+
     let messages = [
         ("a", 1),
         ("", 2),
@@ -112,14 +117,15 @@ async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> Cas
         ("c", 6),
         ("", 7),
     ];
+
     let batch = messages.map(|(key, n)| match key {
         "" => stage.message(n),
         key => stage.with_key(key, n),
     });
     stage.publish(batch.to_vec()).await?;
-
     let mut seen = Vec::new();
     let mut place = Position::FIRST;
+
     loop {
         let leased = stage.lease_after(&place, None, 2).await?;
         let Some(last) = leased.last().filter(|_| seen.len() <= messages.len()) else {
@@ -129,6 +135,7 @@ async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> Cas
         seen.extend(numbers(&leased));
         stage.done(each(leased, &Settle::Release)).await?;
     }
+
     check_eq!(seen, [1, 2, 3, 5, 6, 7], "what was passed");
 
     // A message that is leased or was passed holds up its key as usual.

@@ -36,6 +36,7 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
     let mut event = stage.event("e-1");
     event.headers.insert("correlation-id", "c-1");
     stage.publish(vec![event]).await?;
+
     let first = stage.take(HOLD).await?;
     let marks = progress([("shop::a", mark(HandlerState::Retry, 1, "no"))]);
     let retry = Settle::Retry {
@@ -44,6 +45,7 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
         outgoing: vec![],
     };
     stage.done(vec![(first.receipt.clone(), retry)]).await?;
+
     let second = stage.take(HOLD).await?;
     stage.done(vec![(second.receipt, ack())]).await?;
     stage.is_empty().await?;
@@ -75,6 +77,7 @@ async fn an_acknowledged_message_is_gone_without_an_archive(stage: &Stage<'_>) -
 async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResult {
     stage.needs("archive", |capabilities| capabilities.archive)?;
     stage.engine.set_retention(&stage.queue, Retention::TRAIL)?;
+
     let first = stage.fresh_event("e-1").await?;
     stage.done(vec![(first.receipt.clone(), ack())]).await?;
     stage.is_empty().await?;
@@ -85,8 +88,8 @@ async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResul
     check_eq!(&copy.message_id, first.receipt.message_id(), "its id");
     check_eq!(copy.published_at, first.enqueued_at, "when it was stored");
     check_eq!(copy.deliveries, 1, "deliveries");
-    stage.lost(&first.receipt, ack()).await?;
 
+    stage.lost(&first.receipt, ack()).await?;
     stage.copy("e-1").await?;
     Ok(())
 }
@@ -96,6 +99,7 @@ async fn archived_messages_leave_with_their_events(stage: &Stage<'_>) -> CaseRes
     stage
         .publish(vec![stage.event("e-1"), stage.event("e-2")])
         .await?;
+
     let deliveries = stage.lease(2, HOLD).await?;
     let settle = |n: i64| Settle::Ack {
         outgoing: vec![stage.outgoing(n)],
@@ -104,6 +108,7 @@ async fn archived_messages_leave_with_their_events(stage: &Stage<'_>) -> CaseRes
     stage
         .done(receipts.zip([settle(1), settle(2)]).collect())
         .await?;
+
     for id in ["e-1", "e-2"] {
         let copy = stage.copy(id).await?;
         check!(
@@ -121,9 +126,9 @@ async fn a_stale_ack_archives_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.publish(vec![stage.event("e-1")]).await?;
     let stale = stage.take(SHORT).await?;
     stage.pass(SHORT).await;
+
     let current = stage.take(HOLD).await?;
     stage.lost(&stale.receipt, ack()).await?;
-
     let copy = stage.copy("e-1").await?;
     check!(
         matches!(copy.state, CopyState::Leased { .. }),
@@ -153,6 +158,7 @@ async fn a_control_event_is_not_archived(stage: &Stage<'_>) -> CaseResult {
     archive(stage)?;
     let mut end = stage.event("e-1");
     end.body = end.body.replace("shop.paid", End::TYPE);
+
     let flat = stage.text(r#"{"_type": "EZQInterruptEvent"}"#);
     let ids = stage.publish(vec![end, flat]).await?;
     let receipts = stage
@@ -163,10 +169,12 @@ async fn a_control_event_is_not_archived(stage: &Stage<'_>) -> CaseResult {
     stage
         .done(receipts.map(|receipt| (receipt, ack())).collect())
         .await?;
+
     let flat_id = ids
         .last()
         .map(|id| format!("{}:{id}", stage.queue))
         .unwrap_or_default();
+
     for id in ["e-1", &flat_id] {
         let copies = stage.history(id).await?;
         check!(
@@ -199,17 +207,20 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
     stage
         .publish(vec![stage.event("e-1"), stage.event("e-2")])
         .await?;
+
     let receipts = stage
         .lease(2, HOLD)
         .await?
         .into_iter()
         .map(|delivery| delivery.receipt);
+
     let marks = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     let marks = [None, Some(marks)].into_iter();
     let finished = receipts
         .zip(marks)
         .map(|(receipt, mark)| Finished::new(receipt).mark(mark));
     let finished: Vec<_> = finished.collect();
+
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let outcome = unit
         .finish(finished.clone(), vec![stage.outgoing(1)])
@@ -218,6 +229,7 @@ async fn a_transaction_archives_what_it_acknowledges(stage: &Stage<'_>) -> CaseR
         matches!(outcome, SettleOutcome::Done),
         "finishing answered {outcome:?}"
     );
+
     let copy = stage.copy("e-1").await?;
     check!(
         matches!(copy.state, CopyState::Archived { .. }),
@@ -251,6 +263,7 @@ async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> Ca
     archive(stage)?;
     stage.needs("transactions", |c| c.transactions)?;
     stage.publish(vec![stage.event("e-1")]).await?;
+
     for commits in [false, true] {
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
         check_eq!(
@@ -268,6 +281,7 @@ async fn what_a_transaction_claimed_is_archived_with_it(stage: &Stage<'_>) -> Ca
         } else {
             unit.abandon().await;
         }
+
         let copy = stage.copy("e-1").await?;
         let is_archived = matches!(copy.state, CopyState::Archived { .. });
         check_eq!(is_archived, commits, "whether it is archived");

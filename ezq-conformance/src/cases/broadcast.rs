@@ -79,6 +79,7 @@ pub(super) async fn stored(
             }
         }
     }
+
     Ok(queues)
 }
 
@@ -94,6 +95,7 @@ async fn each_subscribed_queue_gets_one_copy(stage: &Stage<'_>) -> CaseResult {
     subscribe(stage, "shop", queue, &["paid", "*", "#"]).await?;
     subscribe(stage, "mail", queue, &["paid"]).await?;
     subscribe(stage, "mail", other, &["paid", "sent"]).await?;
+
     check_eq!(
         stored(stage, event(stage, "paid", 2)).await?,
         [queue.clone(), other.clone()],
@@ -129,9 +131,11 @@ async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
         "a", "b", "ab", "a.b", "a.c", "a.b.b", "a.c.b", "c.b", "x.a.y", "aa", "a.", ".b", "a+",
         "(a)", "[a]", "a|b", "^a$", "a\\b", "ä", "A", "a b", "*", "",
     ];
+
     for pattern in patterns {
         subscribe(stage, "shop", &stage.queue, &[pattern]).await?;
         let whole = Pattern::new(&named(stage, pattern))?;
+
         for name in types {
             let queues = stored(stage, event(stage, name, 1)).await?;
             let expected = whole.matches(&named(stage, name));
@@ -141,11 +145,13 @@ async fn patterns_mean_whole_segments(stage: &Stage<'_>) -> CaseResult {
                 "whether `{pattern}` means `{name}`"
             );
         }
+
         let removed = store(stage)?
             .unsubscribe("shop", &[(stage.queue.clone(), whole)])
             .await?;
         check_eq!(removed, 1, "subscriptions removed");
     }
+
     Ok(())
 }
 
@@ -154,6 +160,7 @@ async fn a_subscribed_queue_that_is_missing_harms_no_other(stage: &Stage<'_>) ->
         subscribe(stage, "shop", queue, &["a"]).await?;
     }
     let copies = store(stage)?.broadcast(event(stage, "a", 1)).await?;
+
     for (queue, outcome) in &copies {
         let told = match outcome {
             PublishOutcome::Failed(error) => {
@@ -173,14 +180,15 @@ async fn a_subscribed_queue_that_is_missing_harms_no_other(stage: &Stage<'_>) ->
 async fn a_copy_is_delayed_as_a_published_message(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     subscribe(stage, "shop", &stage.queue, &["#"]).await?;
+
     let pause = Duration::from_millis(500);
     let after = event(stage, "a", 1).due(Due::After(pause));
     let far = event(stage, "a", 2).due(Due::After(HOLD));
     stored(stage, after).await?;
     stored(stage, far).await?;
     check_eq!(stage.stats().await?.scheduled, 2, "scheduled copies");
-    stage.nothing_readable().await?;
 
+    stage.nothing_readable().await?;
     stage.pass(pause).await;
     check_eq!(
         number_in(&stage.take(HOLD).await?.body),
@@ -194,14 +202,17 @@ async fn a_copy_has_headers_and_key(stage: &Stage<'_>) -> CaseResult {
     subscribe(stage, "shop", &stage.queue, &["#"]).await?;
     let mut headers = Headers::new();
     headers.insert("priority", 7);
+
     if stage.engine.capabilities().keys {
         headers.insert(KEY, "order-7");
     }
+
     for n in [1, 2] {
         let mut message = event(stage, "a", n);
         message.headers = headers.clone();
         stored(stage, message).await?;
     }
+
     let first = stage.lease(1, HOLD).await?;
     check_eq!(first.len(), 1, "copies");
     check_eq!(first[0].headers, headers, "headers");
@@ -228,6 +239,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
 
     // The second queue was not subscribed before, so it has no copy yet.
     subscribe(stage, "mail", &stage.other, &["a"]).await?;
+
     for (_, outcome) in store(stage)?.broadcast(keyed(2)?).await?.iter().take(1) {
         let PublishOutcome::Duplicate(original) = outcome else {
             return Err(CaseError::Failed(format!("the second copy is {outcome:?}")));
@@ -237,6 +249,7 @@ async fn of_one_dedupe_key_each_queue_stores_one_copy(stage: &Stage<'_>) -> Case
             .is_none_or(|original| original.event_id == "event-1");
         check!(first, "the first copy is not {original:?}");
     }
+
     // Published messages share the keys of broadcasts.
     let message = keyed(3)?.copy(&stage.queue);
     let outcomes = stage.outcomes(vec![message]).await?;
@@ -257,20 +270,24 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
     const FEASIBLE: usize = 16 << 20;
     subscribe(stage, "shop", &stage.queue, &["a"]).await?;
     subscribe(stage, "shop", &stage.other, &["a"]).await?;
+
     let limit = stage
         .engine
         .capabilities()
         .max_body
         .filter(|limit| *limit <= FEASIBLE);
+
     let large = limit.map(|limit| format!("\"{}\"", "x".repeat(limit)));
     let bad = [
         Some(r#"{"cut":"#.to_owned()),
         Some(r#""\u0000""#.to_owned()),
         large,
     ];
+
     for body in bad.into_iter().flatten() {
         let mut message = event(stage, "a", 1);
         message.body = body;
+
         if let Ok(copies) = store(stage)?.broadcast(message).await {
             // A store that takes any text stores all copies.
             let whole = copies
@@ -288,8 +305,8 @@ async fn a_refused_broadcast_stores_no_copy(stage: &Stage<'_>) -> CaseResult {
             "copies of what was refused"
         );
     }
-    stored(stage, event(stage, "a", 2)).await?;
 
+    stored(stage, event(stage, "a", 2)).await?;
     check_eq!(stage.arrived().await?, [2], "copies");
     Ok(())
 }
@@ -298,6 +315,7 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
     stage.needs("transactions", |c| c.transactions)?;
     store(stage)?.ready().await?;
     subscribe(stage, "shop", &stage.other, &["a"]).await?;
+
     for (n, commits) in [(1, true), (2, false)] {
         let receipt = stage.fresh(HOLD).await?.receipt;
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
@@ -321,9 +339,11 @@ async fn a_transaction_broadcasts_when_it_commits(stage: &Stage<'_>) -> CaseResu
             );
         }
     }
+
     let mut unit = stage.engine.begin(&stage.queue, None).await?;
     let mut bad = event(stage, "a", 3);
     bad.body = r#""\u0000""#.to_owned();
+
     if let Err(error) = unit.broadcast(bad) {
         let why = error_chain(&error);
         check_eq!(error.kind(), ErrorKind::InvalidEvent, "the refusal: {why}");

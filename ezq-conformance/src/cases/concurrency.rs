@@ -32,21 +32,23 @@ async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResu
     const MESSAGES: usize = 300;
     let bodies: Vec<_> = (0..).take(MESSAGES).collect();
     stage.publish_numbers(&bodies).await?;
+
     let mut workers = JoinSet::new();
     for worker in 0..8 {
         let clients = [&stage.engine, &stage.second];
         let engine = Arc::clone(clients[worker % 2]);
         workers.spawn(drain(engine, stage.ask(7, HOLD), MESSAGES));
     }
+
     let ids = joined(workers).await?.concat();
     let different: HashSet<_> = ids.iter().collect();
-
     check_eq!(
         ids.len(),
         different.len(),
         "messages handed out, and different ones"
     );
     check_eq!(ids.len(), MESSAGES, "messages handed out");
+
     stage.is_empty().await
 }
 
@@ -58,10 +60,12 @@ async fn drain(
 ) -> Result<Vec<MessageId>> {
     let mut ids = Vec::new();
     let mut empty = 0;
+
     // A row that another worker is claiming may be passed over once.
     while empty < 3 && ids.len() <= most {
         let deliveries = engine.lease(request.clone()).await?.deliveries;
         empty = if deliveries.is_empty() { empty + 1 } else { 0 };
+
         let receipts = deliveries.into_iter().map(|d| d.receipt);
         let batch: Vec<_> = receipts.map(|receipt| (receipt, ack())).collect();
         ids.extend(
@@ -69,11 +73,13 @@ async fn drain(
                 .iter()
                 .map(|(receipt, _)| receipt.message_id().clone()),
         );
+
         if !batch.is_empty() {
             engine.settle(&request.queue, batch).await?;
         }
         tokio::task::yield_now().await;
     }
+
     Ok(ids)
 }
 
@@ -81,6 +87,7 @@ async fn drain(
 async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> CaseResult {
     const KEYS: i64 = 6;
     const EACH: i64 = 40;
+
     let names: Vec<String> = (0..KEYS).map(|key| format!("k{key}")).collect();
     let all = (0..KEYS * EACH)
         .map(|n| stage.with_key(&names[index(n % KEYS)], n))
@@ -96,8 +103,8 @@ async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> Cas
         let max = [1, 5, 40][worker % 3];
         workers.spawn(work(engine, stage.ask(max, HOLD), worker, Arc::clone(&log)));
     }
-    joined(workers).await?;
 
+    joined(workers).await?;
     let log = std::mem::take(&mut *locked(&log));
     check_eq!(
         log.shared,
@@ -114,6 +121,7 @@ async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> Cas
             "messages of the key {name}"
         );
     }
+
     stage.is_empty().await
 }
 
@@ -155,12 +163,14 @@ async fn work(
             let key = delivery.key().unwrap_or_default().into_owned();
             runs.entry(key).or_default().push(delivery);
         }
+
         for key in runs.keys() {
             let mut log = locked(&log);
             if !log.held.insert(key.clone()) {
                 log.shared.push(key.clone());
             }
         }
+
         // The other workers get a chance to take a key that is held.
         tokio::task::yield_now().await;
 
@@ -171,6 +181,7 @@ async fn work(
             settles.extend(each(run, &ack()));
             engine.settle(&request.queue, settles).await?;
         }
+
         tokio::time::sleep(Duration::from_micros(200)).await;
     }
     Ok(())
@@ -222,11 +233,13 @@ async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) 
             let client = Arc::clone(client);
             tasks.spawn(settle_all(client, stage.queue.clone(), receipts, ack()));
         }
+
         let outcomes: Vec<_> = joined(tasks).await?.into_iter().flatten().collect();
         let done = outcomes
             .iter()
             .filter(|o| matches!(o, SettleOutcome::Done))
             .count();
+
         let lost = outcomes
             .iter()
             .filter(|o| matches!(o, SettleOutcome::LeaseLost))
@@ -249,15 +262,16 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
             .cloned()
             .enumerate()
             .partition(|(n, _)| n % 2 == 0);
+
         let even = even.into_iter().map(|(_, receipt)| receipt).collect();
         let odd = odd.into_iter().rev().map(|(_, receipt)| receipt).collect();
         let halves = [(even, ack()), (odd, Settle::Release)];
-
         let mut tasks = JoinSet::new();
         for (half, settle) in halves {
             let client = Arc::clone(&stage.engine);
             tasks.spawn(settle_all(client, stage.queue.clone(), half, settle));
         }
+
         let mut renewals = JoinSet::new();
         for reversed in [false, true] {
             let client = Arc::clone(&stage.second);
@@ -268,6 +282,7 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
             }
             renewals.spawn(async move { client.extend(&queue, &receipts, HOLD).await });
         }
+
         let renewed: Vec<_> = joined(renewals).await?;
         check!(
             renewed.iter().all(|o| o.len() == BATCH),
@@ -281,6 +296,7 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
                 "round {round}: a receipt that holds answered {outcome:?}"
             );
         }
+
         // A renewal that comes after a release must not take the message back.
         stage.pass(Duration::from_millis(1)).await;
         let back = stage.lease(BATCH, HOLD).await?;

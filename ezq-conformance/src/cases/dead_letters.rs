@@ -25,6 +25,7 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
     let mut message = stage.message(n);
     message.headers.insert("correlation-id", "c-1");
     stage.publish(vec![message]).await?;
+
     let delivery = stage.take(HOLD).await?;
     let done = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     let again = Settle::Retry {
@@ -33,18 +34,21 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
         outgoing: Vec::new(),
     };
     stage.done(vec![(delivery.receipt, again)]).await?;
+
     let delivery = stage.take(HOLD).await?;
     let original_id = Some(delivery.receipt.message_id().clone());
     let dead = progress([
         ("shop::b", mark(HandlerState::Dead, 3, "no")),
         ("shop::c", mark(HandlerState::Retry, 2, "not yet")),
     ]);
+
     let bury = Settle::DeadLetter {
         reason: reason(),
         progress: dead,
         outgoing: Vec::new(),
     };
     stage.done(vec![(delivery.receipt, bury)]).await?;
+
     let listed = letters.list(&stage.queue, None, 100).await?;
     let found = listed
         .into_iter()
@@ -57,6 +61,7 @@ async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) 
     let queue = &stage.queue;
     let old = died(stage, 1).await?.id;
     stage.lose_newest(&queue.dead_letters()).await?;
+
     let new = died(stage, 2).await?.id;
     check_eq!(
         new.to_string(),
@@ -132,6 +137,7 @@ async fn dead_letters_are_listed_page_by_page(stage: &Stage<'_>) -> CaseResult {
     for n in 1..6 {
         died(stage, n).await?;
     }
+
     let mut seen = Vec::new();
     let mut after = None;
     for wanted in [2, 2, 1, 0] {
@@ -140,6 +146,7 @@ async fn dead_letters_are_listed_page_by_page(stage: &Stage<'_>) -> CaseResult {
         seen.extend(page.iter().map(|letter| number_in(&letter.body)));
         after = page.last().map(|letter| letter.id.clone()).or(after);
     }
+
     check_eq!(seen, [1, 2, 3, 4, 5], "letters");
     Ok(())
 }
@@ -150,7 +157,6 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
     let ids = [letter.id];
     check_eq!(letters.redrive(&stage.queue, &ids).await?, ids, "ids moved");
     check_eq!(stage.stats().await?.dead, 0, "dead letters");
-
     let delivery = stage.take(SHORT).await?;
     check_eq!(number_in(&delivery.body), 1, "the body");
 
@@ -211,13 +217,16 @@ async fn a_redriven_message_can_die_again(stage: &Stage<'_>) -> CaseResult {
     let letters = stage.dead_letters()?;
     let letter = died(stage, 1).await?;
     letters.redrive(&stage.queue, &[letter.id]).await?;
+
     let delivery = stage.take(HOLD).await?;
     stage
         .done(vec![(delivery.receipt, retry(Default::default()))])
         .await?;
+
     let delivery = stage.take(HOLD).await?;
     let mut reason = reason();
     reason.error = "again".to_owned();
+
     let wanted = Some(reason.clone());
     let dead = progress([("shop::b", mark(HandlerState::Dead, 5, "still no"))]);
     let bury = Settle::DeadLetter {
@@ -226,9 +235,9 @@ async fn a_redriven_message_can_die_again(stage: &Stage<'_>) -> CaseResult {
         outgoing: Vec::new(),
     };
     stage.done(vec![(delivery.receipt, bury)]).await?;
+
     let listed = letters.list(&stage.queue, None, 10).await?;
     let reasons: Vec<_> = listed.into_iter().map(|letter| letter.reason).collect();
-
     check_eq!(reasons, [wanted], "reasons");
     Ok(())
 }
@@ -239,7 +248,6 @@ async fn a_discarded_dead_letter_is_gone_for_good(stage: &Stage<'_>) -> CaseResu
     let second = died(stage, 2).await?.id;
     let asked = [unknown_id(&second), second.clone()];
     let gone = letters.discard(&stage.queue, &asked).await?;
-
     check_eq!(gone, asked[1..], "ids discarded");
     check!(
         letters.find(&stage.queue, &second).await?.is_none(),
@@ -249,5 +257,6 @@ async fn a_discarded_dead_letter_is_gone_for_good(stage: &Stage<'_>) -> CaseResu
         letters.find(&stage.queue, &first).await?.is_some(),
         "another dead letter is gone"
     );
+
     stage.is_empty().await
 }

@@ -53,6 +53,7 @@ fn duplicate_of(outcome: &PublishOutcome, id: &MessageId, event_id: &str) -> Cas
             "a duplicate answered {outcome:?}"
         )));
     };
+
     if let Some(original) = original {
         let wanted = Original::new(id.clone(), event_id.to_owned());
         check_eq!(*original, wanted, "the message that was first");
@@ -70,9 +71,9 @@ async fn a_second_message_with_a_key_is_a_duplicate_of_the_first(stage: &Stage<'
     let id = stored(stage, held(stage, 1, "a")?).await?;
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
     duplicates(stage, 1, held(stage, 3, "a")?, &id).await?;
-
     stored(stage, held(stage, 4, "A")?).await?;
     stored(stage, stage.message(5)).await?;
+
     let mut read = numbers(&stage.lease(10, HOLD).await?);
     read.sort_unstable();
     check_eq!(read, [1, 4, 5], "messages");
@@ -90,6 +91,7 @@ async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> Ca
         held(stage, 6, "before")?,
         stage.message(7),
     ];
+
     let outcomes = stage.outcomes(batch).await?;
     let ids: Vec<_> = outcomes.iter().map(id_of).collect();
     let [Some(first), Some(third), Some(_), None, None, Some(_)] = ids[..] else {
@@ -99,6 +101,7 @@ async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> Ca
     };
     duplicate_of(&outcomes[3], third, "event-3")?;
     duplicate_of(&outcomes[4], &before, "event-1")?;
+
     let leased = stage.lease(10, HOLD).await?;
     let mut read = numbers(&leased);
     read.sort_unstable();
@@ -109,6 +112,7 @@ async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> Ca
         let seen = at.map(|at| leased[at].receipt.message_id());
         check_eq!(seen, Some(id), "the id of message {n}");
     }
+
     if stage.engine.capabilities().ordered {
         check_eq!(numbers(&leased), [1, 2, 3, 4, 7], "messages in their order");
     }
@@ -121,6 +125,7 @@ async fn a_key_is_free_again_when_its_window_ends(stage: &Stage<'_>) -> CaseResu
     let long = stored(stage, held(stage, 1, "long")?).await?;
     stored(stage, keyed(stage.message(2), "short", window)?).await?;
     stage.pass(window).await;
+
     let again = stored(stage, held(stage, 3, "short")?).await?;
     // The second message takes the key anew, for a window of its own.
     duplicates(stage, 3, held(stage, 4, "short")?, &again).await?;
@@ -148,6 +153,7 @@ async fn a_key_counts_in_its_own_queue(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     stored(stage, held(stage, 1, "a")?).await?;
     stored(stage, keyed(stage.outgoing(2), "a", HOLD)?).await?;
+
     check_eq!(
         numbers(&stage.lease(10, HOLD).await?),
         [1],
@@ -160,17 +166,20 @@ async fn a_key_counts_in_its_own_queue(stage: &Stage<'_>) -> CaseResult {
 async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     const FEASIBLE: usize = 16 << 20;
+
     let limit = stage
         .engine
         .capabilities()
         .max_body
         .filter(|limit| *limit <= FEASIBLE);
+
     let large = limit.map(|limit| format!("\"{}\"", "x".repeat(limit)));
     let bad = [
         Some(r#"{"cut":"#.to_owned()),
         Some(r#""\u0000""#.to_owned()),
         large,
     ];
+
     for (bad, key) in bad.into_iter().flatten().zip(["a", "b", "c"]) {
         let refused = keyed(stage.text(bad.as_str()), key, HOLD)?;
         // Behind the refused message, one with the same key and one with another key.
@@ -179,25 +188,28 @@ async fn a_refused_message_leaves_its_key_free(stage: &Stage<'_>) -> CaseResult 
             held(stage, 1, key)?,
             held(stage, 2, &format!("{key}2"))?,
         ];
+
         let outcomes = stage.outcomes(batch).await?;
         if !matches!(outcomes[0], PublishOutcome::Failed(_)) {
             // This store takes any text, and has nothing to refuse.
             continue;
         }
+
         let PublishOutcome::Stored(id) = &outcomes[1] else {
             let what = format!("a key of a refused message answered {:?}", outcomes[1]);
             return Err(CaseError::Failed(what));
         };
         let good = matches!(outcomes[2], PublishOutcome::Stored(_));
-
         check!(good, "its neighbour answered {:?}", outcomes[2]);
         duplicates(stage, 1, held(stage, 3, key)?, id).await?;
     }
+
     Ok(())
 }
 
 async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
+
     // Each client publishes the keys in both orders. An engine that locked them in the order of the batch
     // would deadlock.
     let batch = |round: i64, turned: bool| {
@@ -208,6 +220,7 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
         }
         Ok::<_, Error>(batch)
     };
+
     for round in 0..10 {
         let one = &stage.engine;
         let other = &stage.second;
@@ -217,10 +230,12 @@ async fn concurrent_publishers_of_one_key_store_one_message(stage: &Stage<'_>) -
             one.publish(batch(round, true)?),
             other.publish(batch(round, false)?),
         );
+
         let outcomes = [answers.0?, answers.1?, answers.2?, answers.3?]
             .into_iter()
             .flatten();
         let mut count = 0;
+
         for outcome in outcomes {
             match outcome {
                 PublishOutcome::Stored(_) => count += 1,
@@ -241,6 +256,7 @@ async fn a_settlement_leaves_out_a_duplicate(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     stored(stage, keyed(stage.outgoing(1), "a", HOLD)?).await?;
     let receipt = stage.fresh(HOLD).await?.receipt;
+
     let outgoing = vec![
         keyed(stage.outgoing(2), "a", HOLD)?,
         keyed(stage.outgoing(3), "b", HOLD)?,
@@ -250,9 +266,9 @@ async fn a_settlement_leaves_out_a_duplicate(stage: &Stage<'_>) -> CaseResult {
         .done(vec![(receipt, Settle::Ack { outgoing })])
         .await?;
     stage.is_empty().await?;
+
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
-
     check_eq!(arrived, [1, 3, 4], "messages of the second queue");
     Ok(())
 }

@@ -39,8 +39,8 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
         [0_i64; 0],
         "outgoing events of a lost lease"
     );
-    stage.nothing_readable().await?;
 
+    stage.nothing_readable().await?;
     let dead = stage.stats().await?.dead;
     check_eq!(dead, 0, "dead letters");
 
@@ -107,6 +107,7 @@ async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
         .extend(&stage.queue, &stale, Duration::from_millis(1))
         .await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
+
     stage.pass(Duration::from_millis(1)).await;
     unchanged(stage, current).await
 }
@@ -115,6 +116,7 @@ async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> CaseResult {
     let (stale, current) = taken_over(stage).await?;
     stage.publish_numbers(&[2, 3]).await?;
+
     let mut receipts: Vec<_> = stage
         .lease(2, HOLD)
         .await?
@@ -122,6 +124,7 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
         .map(|d| d.receipt)
         .collect();
     check_eq!(receipts.len(), 2, "messages leased");
+
     receipts.insert(1, stale);
     let batch = receipts
         .into_iter()
@@ -129,6 +132,7 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
         .collect();
     let outcomes = stage.settle(batch).await?;
     use SettleOutcome::{Done, LeaseLost};
+
     check!(
         matches!(outcomes.as_slice(), [Done, LeaseLost, Done]),
         "outcomes are {outcomes:?}"
@@ -140,6 +144,7 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
         (0, 1),
         "messages ready and leased"
     );
+
     stage.done(vec![(current.receipt, ack())]).await
 }
 
@@ -161,6 +166,7 @@ async fn a_second_ack_is_lost(stage: &Stage<'_>) -> CaseResult {
     stage
         .lost(&delivery.receipt, Settle::Ack { outgoing })
         .await?;
+
     check_eq!(
         stage.arrived().await?,
         [0_i64; 0],
@@ -194,6 +200,7 @@ async fn a_receipt_is_void_after_its_release(stage: &Stage<'_>) -> CaseResult {
         .extend(std::slice::from_ref(&delivery.receipt))
         .await?;
     check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
+
     let again = stage.take(HOLD).await?;
     check_eq!(again.headers.returned(), 1, "returned");
     Ok(())
@@ -212,9 +219,11 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
             message
         };
         stage.publish(vec![message(1)]).await?;
+
         let old = stage.take(HOLD).await?.receipt;
         stage.lose_newest(stage.queue.as_str()).await?;
         stage.publish(vec![message(2)]).await?;
+
         let new = only(stage.lease_second(10, HOLD).await?)?;
         check_eq!(
             new.receipt.message_id().to_string(),
@@ -227,9 +236,11 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
             progress: stray(),
             outgoing: Vec::new(),
         };
+
         let with_event = Settle::Ack {
             outgoing: vec![stage.outgoing(1)],
         };
+
         for settle in [
             ack(),
             with_event,
@@ -239,6 +250,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
         ] {
             stage.lost(&old, settle).await?;
         }
+
         let both = [old, new.receipt.clone()];
         let outcomes = stage.extend(&both).await?;
         check_eq!(
@@ -246,6 +258,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
             [ExtendOutcome::LeaseLost, ExtendOutcome::Extended],
             "outcomes"
         );
+
         stage.nothing_readable().await?;
         check_eq!(stage.stats().await?.dead, 0, "dead letters");
         check_eq!(
@@ -257,6 +270,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
         let [old, new] = both;
         let outcomes = stage.settle(vec![(old, ack()), (new, ack())]).await?;
         use SettleOutcome::{Done, LeaseLost};
+
         check!(
             matches!(outcomes.as_slice(), [LeaseLost, Done]),
             "outcomes are {outcomes:?}"
@@ -271,11 +285,10 @@ async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
     stage.publish_numbers(&[1, 2, 3]).await?;
     let leased = stage.lease(2, HOLD).await?;
     check_eq!(leased.len(), 2, "messages leased");
-
     let purged = stage.engine.purge(&stage.queue).await?;
     check_eq!(purged, 3, "messages purged, leased ones included");
-    stage.is_empty().await?;
 
+    stage.is_empty().await?;
     let receipts: Vec<_> = leased.into_iter().map(|d| d.receipt).collect();
     for settle in [ack(), retry(Duration::ZERO), Settle::Release] {
         stage.lost(&receipts[0], settle).await?;

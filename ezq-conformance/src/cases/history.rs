@@ -32,6 +32,7 @@ async fn nothing_is_told_of_an_unknown_event(stage: &Stage<'_>) -> CaseResult {
     stage
         .publish(vec![stage.text(r#"{"_type": "Paid", "id": "e-2"}"#)])
         .await?;
+
     for id in ["e", "e-2", "E-1", "", &format!("{}:0", stage.queue)] {
         let copies = stage.history(id).await?;
         check!(copies.is_empty(), "`{id}` should be unknown: {copies:?}");
@@ -43,11 +44,13 @@ async fn history_tells_an_event_that_waits(stage: &Stage<'_>) -> CaseResult {
     let delayed = Due::After(Duration::from_secs(3600));
     let batch = vec![stage.event("e-1"), stage.event("e-2").due(delayed)];
     let ids = stage.publish(batch).await?;
+
     for (id, message_id) in ["e-1", "e-2"].iter().zip(&ids) {
         let copy = stage.copy(id).await?;
         let CopyState::Waiting { due } = copy.state else {
             return Err(unlike("waiting", &copy));
         };
+
         let pause = (due - copy.published_at).num_minutes();
         check_eq!(
             pause,
@@ -68,6 +71,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
     let CopyState::Leased { until } = copy.state else {
         return Err(unlike("leased", &copy));
     };
+
     let lasts = (until - delivery.leased_at).num_seconds();
     check!(
         (59..=61).contains(&lasts),
@@ -79,6 +83,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
         .done(vec![(delivery.receipt, retry(Duration::ZERO))])
         .await?;
     stage.take(SHORT).await?;
+
     let copy = stage.copy("e-1").await?;
     check!(
         matches!(copy.state, CopyState::Leased { .. }),
@@ -99,26 +104,30 @@ async fn history_tells_an_event_that_is_tried_again(stage: &Stage<'_>) -> CaseRe
     // The first delivery ends in a crash, and is counted apart from settled ones.
     stage.take(SHORT).await?;
     stage.pass(SHORT).await;
+
     let delivery = stage.take(HOLD).await?;
     let pause = Duration::from_secs(600);
     let mut failed = mark(HandlerState::Retry, 2, "no such address");
     failed.due = Some(delivery.leased_at + pause);
+
     let marks = progress([
         ("shop::a", mark(HandlerState::Done, 1, "")),
         ("shop::b", failed),
     ]);
+
     let retry = Settle::Retry {
         after: pause,
         progress: marks.clone(),
         outgoing: Vec::new(),
     };
     stage.done(vec![(delivery.receipt, retry)]).await?;
+
     let copy = stage.copy("e-1").await?;
     let CopyState::Retrying { due } = copy.state else {
         return Err(unlike("tried again", &copy));
     };
-    let waits = (due - delivery.leased_at).num_seconds();
 
+    let waits = (due - delivery.leased_at).num_seconds();
     check!(
         (600..660).contains(&waits),
         "it should wait ten minutes, not {waits} s"
@@ -132,6 +141,7 @@ async fn history_tells_a_dead_event(stage: &Stage<'_>) -> CaseResult {
     let letters = stage.dead_letters()?;
     let delivery = stage.fresh_event("e-1").await?;
     stage.done(vec![(delivery.receipt.clone(), bury())]).await?;
+
     let copy = stage.copy("e-1").await?;
     let CopyState::Dead {
         letter,
@@ -167,12 +177,14 @@ async fn die_and_return(stage: &Stage<'_>, error: &str) -> Result<EventCopy, Cas
     let delivery = stage.take(HOLD).await?;
     let mut reason = reason();
     error.clone_into(&mut reason.error);
+
     let settle = Settle::DeadLetter {
         reason,
         progress: Progress::default(),
         outgoing: Vec::new(),
     };
     stage.done(vec![(delivery.receipt, settle)]).await?;
+
     let dead = stage.copy("e-1").await?;
     let CopyState::Dead { letter, .. } = &dead.state else {
         return Err(unlike("dead", &dead));
@@ -188,6 +200,7 @@ async fn history_tells_what_a_redriven_event_had_died_of(stage: &Stage<'_>) -> C
     let error = |copy: EventCopy| Some(copy.died_before?.reason?.error);
     let dead = die_and_return(stage, "the first").await?;
     let published_at = dead.published_at;
+
     check_eq!(
         error(dead),
         None,
@@ -235,6 +248,7 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
         .last()
         .map(|id| format!("{}:{id}", stage.queue))
         .unwrap_or_default();
+
     let copy = stage.copy(&id).await?;
     check_eq!(Some(&copy.message_id), ids.last(), "its id");
     check_eq!(copy.event_type.as_deref(), Some("Paid"), "its type");
@@ -248,6 +262,7 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
                 .collect(),
         )
         .await?;
+
     let copy = stage.copy(&id).await?;
     let CopyState::Dead { letter, .. } = copy.state else {
         return Err(unlike("dead", &copy));
@@ -270,10 +285,12 @@ async fn history_finds_an_event_by_its_headers_where_a_codec_wrote_it(
     for (name, value) in [(CODEC, "sealed"), (CE_ID, "e-1"), (CE_TYPE, "shop.paid")] {
         sealed.headers.insert(name, value);
     }
+
     // A plain body tells its own id, which has precedence over the id in the headers.
     let mut plain = stage.event("e-2");
     plain.headers.insert(CE_ID, "e-1");
     stage.publish(vec![sealed, plain]).await?;
+
     for id in ["e-1", "e-2"] {
         check_eq!(
             stage.copy(id).await?.event_type.as_deref(),
@@ -281,8 +298,8 @@ async fn history_finds_an_event_by_its_headers_where_a_codec_wrote_it(
             "its type"
         );
     }
-    let copies = stage.history("inner").await?;
 
+    let copies = stage.history("inner").await?;
     check!(
         copies.is_empty(),
         "an id inside a body that a codec wrote was found: {copies:?}"
@@ -300,11 +317,13 @@ async fn history_finds_every_copy(stage: &Stage<'_>) -> CaseResult {
     stage
         .publish(vec![stage.event("e-1").queue(stage.other.clone())])
         .await?;
+
     let all = stage.engine.history("e-1", None).await?.copies;
     let ours = all
         .iter()
         .filter(|copy| [&stage.queue, &stage.other].contains(&&copy.queue));
     check_eq!(ours.count(), 3, "copies in both queues");
+
     let sorted = all.is_sorted_by_key(|copy| copy.published_at);
     check!(sorted, "copies should be sorted by time");
     check_eq!(

@@ -51,19 +51,19 @@ async fn take_all(stage: &Stage<'_>) -> Result<Vec<Delivery>, CaseError> {
 async fn messages_of_a_key_come_out_one_after_another_by_id(stage: &Stage<'_>) -> CaseResult {
     open(stage, &[("a", 1), ("a", 2), ("b", 3), ("a", 4)]).await?;
     let mut seen = Vec::new();
+
     for _ in 0..4 {
         let one = only(stage.lease(1, HOLD).await?)?;
         let other = take_all(stage).await?;
         let same = other.iter().filter(|other| other.key() == one.key());
         check_eq!(same.count(), 0, "messages of a key that is leased");
-
         seen.push(number_in(&one.body));
         let back = each(other, &Settle::Release);
         stage.done(back).await?;
         stage.done(vec![(one.receipt, ack())]).await?;
     }
-    seen.retain(|n| *n != 3);
 
+    seen.retain(|n| *n != 3);
     check_eq!(seen, [1, 2, 4], "messages of one key");
     Ok(())
 }
@@ -80,6 +80,7 @@ async fn a_key_that_is_leased_is_given_to_nobody_else(stage: &Stage<'_>) -> Case
     stage
         .publish(vec![stage.with_key("b", 3), stage.message(4)])
         .await?;
+
     let mut others = stage.lease_second(1, HOLD).await?;
     others.extend(stage.lease_second(10, HOLD).await?);
     let mut others = numbers(&others);
@@ -98,6 +99,7 @@ async fn a_key_that_is_leased_is_given_to_nobody_else(stage: &Stage<'_>) -> Case
 async fn a_delayed_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> CaseResult {
     stage.needs("keys", |c| c.keys)?;
     stage.needs("delayed", |c| c.delayed)?;
+
     let late = stage.with_key("a", 1).due(Due::After(SHORT));
     stage
         .publish(vec![late, stage.with_key("a", 2), stage.with_key("b", 3)])
@@ -126,10 +128,11 @@ async fn a_retried_message_holds_up_its_key_and_no_other(stage: &Stage<'_>) -> C
         .partition(|delivery| number_in(&delivery.body) == 1);
     stage.done(each(others, &Settle::Release)).await?;
     stage.done(each(mine, &retry(SHORT))).await?;
+
     let other = only(stage.lease(10, HOLD).await?)?;
     check_eq!(number_in(&other.body), 3, "the other key");
-
     stage.pass(SHORT).await;
+
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(
         number_in(&first.body),
@@ -156,10 +159,11 @@ async fn a_release_and_an_expired_lease_begin_a_key_again_at_its_first(
     open(stage, &[("a", 1), ("a", 2), ("a", 3)]).await?;
     let first = only(stage.lease(1, HOLD).await?)?;
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
+
     let first = only(stage.lease(1, SHORT).await?)?;
     check_eq!(number_in(&first.body), 1, "after the release");
-
     stage.pass(SHORT).await;
+
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(number_in(&first.body), 1, "after the lease");
     check!(
@@ -173,6 +177,7 @@ async fn what_one_call_hands_out_of_a_key_follows_each_other(stage: &Stage<'_>) 
     let all: Vec<_> = (1..=40).map(|n| ("a", n)).collect();
     open(stage, &all).await?;
     let mut next = 1;
+
     while next <= 40 {
         let leased = stage.lease(32, HOLD).await?;
         let seen = numbers(&leased);
@@ -203,6 +208,7 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
 
     let first = run.remove(0);
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
+
     let again = stage.lease_second(16, HOLD).await?;
     // An engine that hands out one message at a time has nothing left to wait for.
     check_eq!(
@@ -217,8 +223,10 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
         check!(more.is_empty(), "the first client got the key, too");
         return Ok(());
     }
+
     run.reverse();
     stage.done(each(run, &Settle::Release)).await?;
+
     let again = stage.lease_second(16, HOLD).await?;
     check_eq!(
         numbers(&again).first().copied(),
@@ -237,7 +245,6 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
     stage.publish_numbers(&[3]).await?;
     let place = stage.take(HOLD).await?.position();
     let before = || stage.ask(10, HOLD).before(place.clone());
-
     let kept = stage.request(before()).await?;
     check_eq!(
         numbers(&kept.deliveries),
@@ -284,6 +291,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
         ],
     )
     .await?;
+
     let taken = take_all(stage).await?;
     let (mut heads, rest): (Vec<_>, Vec<_>) = taken
         .into_iter()
@@ -295,6 +303,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
     stage
         .done(vec![(retried.receipt.clone(), retry(HOLD))])
         .await?;
+
     let late = stage.with_key("delayed", 6).due(Due::After(HOLD));
     stage
         .publish(vec![
@@ -303,17 +312,20 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
             stage.with_key("free", 8),
         ])
         .await?;
+
     stage
         .publish(vec![
             stage.with_key("delayed", 9),
             stage.with_key("free", 10),
         ])
         .await?;
+
     let blocked = stage.engine.blocked_keys(&stage.queue, 10).await?;
     let seen: BTreeMap<_, _> = blocked
         .iter()
         .map(|b| (b.key.as_str(), (b.blocker, b.waiting)))
         .collect();
+
     let wanted = [
         ("delayed", (Blocker::Delayed, 2)),
         ("leased", (Blocker::Leased, 1)),
@@ -366,6 +378,7 @@ async fn a_crash_does_not_make_a_later_retry_look_like_a_lease(stage: &Stage<'_>
         outgoing: Vec::new(),
     };
     stage.done(vec![(again.receipt, settle)]).await?;
+
     check_eq!(
         blockers(stage).await?,
         [Blocker::Retry],

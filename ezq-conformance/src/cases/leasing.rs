@@ -29,7 +29,6 @@ cases![
 async fn a_lease_hides_the_message_from_everyone(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     stage.nothing_readable().await?;
-
     stage.pass(SHORT).await;
     stage.nothing_readable().await?;
 
@@ -48,6 +47,7 @@ async fn no_more_is_handed_out_than_was_asked_for(stage: &Stage<'_>) -> CaseResu
     for max in [1, 3, 3, 3] {
         sizes.push(stage.lease(max, HOLD).await?.len());
     }
+
     check_eq!(
         sizes,
         [1, 3, 1, 0],
@@ -59,8 +59,8 @@ async fn no_more_is_handed_out_than_was_asked_for(stage: &Stage<'_>) -> CaseResu
 async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
     let first = stage.fresh(SHORT).await?;
     stage.pass(SHORT).await;
-    let second = only(stage.lease_second(10, HOLD).await?)?;
 
+    let second = only(stage.lease_second(10, HOLD).await?)?;
     check_eq!(
         second.receipt.message_id(),
         first.receipt.message_id(),
@@ -75,6 +75,7 @@ async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
         second.receipt != first.receipt,
         "two deliveries share one receipt"
     );
+
     stage.done(vec![(second.receipt, ack())]).await
 }
 
@@ -86,6 +87,7 @@ async fn a_message_stays_in_the_store_until_it_is_settled(stage: &Stage<'_>) -> 
         delivery = stage.take(SHORT).await?;
         check_eq!(delivery.deliveries, deliveries, "deliveries");
     }
+
     stage.done(vec![(delivery.receipt, ack())]).await?;
     stage.pass(SHORT).await;
     stage.nothing_readable().await?;
@@ -99,6 +101,7 @@ async fn an_extended_lease_outlasts_its_first_time(stage: &Stage<'_>) -> CaseRes
         .extend(std::slice::from_ref(&delivery.receipt))
         .await?;
     check_eq!(outcomes, [ExtendOutcome::Extended], "outcomes");
+
     stage.pass(SHORT).await;
     stage.nothing_readable().await?;
     stage.done(vec![(delivery.receipt, ack())]).await
@@ -112,6 +115,7 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
         return Err(CaseError::Failed("three messages were not readable".into()));
     };
     stage.done(vec![(gone.clone(), ack())]).await?;
+
     let unknown = Receipt::new(unknown_id(first.message_id()), first.token());
     let asked = [last.clone(), unknown, first.clone(), gone.clone()];
     let outcomes = stage.extend(&asked).await?;
@@ -149,6 +153,7 @@ async fn publishing_wakes_who_waits(stage: &Stage<'_>) -> CaseResult {
         let why = "the engine does not tell when messages arrive";
         return Err(CaseError::Skipped(why.into()));
     };
+
     for n in 0..3 {
         wakeups.mark_unchanged();
         stage.publish_numbers(&[n]).await?;
@@ -171,6 +176,7 @@ async fn before_hands_out_only_what_stands_before_a_place(stage: &Stage<'_>) -> 
         .map(|d| (d.receipt, ezq_core::engine::Settle::Release))
         .collect();
     stage.done(back).await?;
+
     check_eq!(
         numbers(&stage.lease_before(first).await?),
         [0_i64; 0],
@@ -202,6 +208,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
         .done(vec![(first.receipt, ezq_core::engine::Settle::Release)])
         .await?;
     stage.publish_numbers(&[5]).await?;
+
     let ready = numbers(&stage.lease_before(end.position()).await?);
     check_eq!(ready, [1], "before the third");
 
@@ -229,6 +236,7 @@ async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> 
         .publish(vec![stage.message(1), late, stage.message(3)])
         .await?;
     let mut receipts = Vec::new();
+
     for (id, n) in ids.iter().zip([1, 2]) {
         let leased = by_id(stage, id).await??;
         let delivery = leased.ok_or_else(|| CaseError::Failed(format!("{id} was not found")))?;
@@ -237,9 +245,9 @@ async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> 
         check_eq!(delivery.deliveries, 1, "deliveries");
         receipts.push(delivery.receipt);
     }
+
     let rest = stage.lease(10, HOLD).await?;
     check_eq!(numbers(&rest), [3], "what is left to others");
-
     let unknown = by_id(stage, &unknown_id(&ids[0])).await??;
     check!(unknown.is_none(), "an unknown message was found");
 
@@ -248,6 +256,7 @@ async fn a_message_is_leased_by_its_id_whenever_it_is_due(stage: &Stage<'_>) -> 
         .done(vec![(late, Settle::Release), (receipts.remove(0), bury())])
         .await?;
     stage.nothing_readable().await?;
+
     let stats = stage.stats().await?;
     let seen = (stats.in_progress, stats.scheduled, stats.dead);
     check_eq!(
@@ -266,14 +275,14 @@ async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> C
         matches!(held, Err(ErrorKind::LeaseLost)),
         "a held message answered {held:?}"
     );
-
     stage.pass(SHORT).await;
+
     // Its holder may have crashed, so it can be leased again.
     let second = by_id(stage, &id).await??;
     let second = second.ok_or_else(|| CaseError::Failed("it was not found".to_owned()))?;
     check_eq!(second.deliveries, 2, "deliveries");
-    stage.lost(&first.receipt, ack()).await?;
 
+    stage.lost(&first.receipt, ack()).await?;
     stage.done(vec![(second.receipt, ack())]).await?;
     stage.is_empty().await
 }
@@ -281,6 +290,7 @@ async fn what_a_worker_has_is_leased_by_its_id_to_nobody(stage: &Stage<'_>) -> C
 async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<'_>) -> CaseResult {
     let id = stage.fresh(SHORT).await?.receipt.message_id().clone();
     stage.pass(SHORT).await;
+
     let again = stage.take(HOLD).await?;
     // A consumer settles a retry with a mark that tells when the handler runs again.
     let due = Some(again.leased_at + HOLD);
@@ -292,8 +302,8 @@ async fn what_waits_for_a_retry_after_a_crash_is_leased_by_its_id(stage: &Stage<
         outgoing: Vec::new(),
     };
     stage.done(vec![(again.receipt, settle)]).await?;
-    let leased = by_id(stage, &id).await??;
 
+    let leased = by_id(stage, &id).await??;
     check!(leased.is_some(), "it was not found");
     Ok(())
 }

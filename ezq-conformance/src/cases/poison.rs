@@ -65,6 +65,7 @@ async fn odd_headers(stage: &Stage<'_>) -> Result<usize, CaseError> {
             .await;
         stored += usize::from(held);
     }
+
     if stored == 0 {
         let why = "the harness cannot store headers the way another client would";
         return Err(CaseError::Skipped(why.to_owned()));
@@ -77,10 +78,12 @@ async fn odd_bodies_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRes
     for body in BODIES {
         stored += usize::from(stage.harness.insert_raw(&stage.queue, body, None).await);
     }
+
     if stored == 0 {
         let why = "the harness cannot store bodies the way another client would";
         return Err(CaseError::Skipped(why.to_owned()));
     }
+
     stage.publish_numbers(&[7]).await?;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored + 1, "deliveries");
@@ -109,7 +112,6 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
             Some("true") => Some(json!(true)),
             _ => None,
         };
-
         check_eq!(
             delivery.headers.original(),
             wanted.as_ref(),
@@ -122,6 +124,7 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
             "unsettled deliveries of number {n}"
         );
     }
+
     let batch = leased.into_iter().map(|d| (d.receipt, ack())).collect();
     stage.done(batch).await?;
     stage.is_empty().await
@@ -130,6 +133,7 @@ async fn odd_headers_are_delivered_beside_good_ones(stage: &Stage<'_>) -> CaseRe
 async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
     let stored = odd_headers(stage).await?;
     let failed: HandlerMark = mark(HandlerState::Retry, 1, "no");
+
     for round in 1..3 {
         let leased = stage.lease(100, HOLD).await?;
         check_eq!(leased.len(), stored, "deliveries in round {round}");
@@ -144,6 +148,7 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
         });
         stage.done(batch.collect()).await?;
     }
+
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries");
 
@@ -180,11 +185,9 @@ async fn odd_headers_can_be_released(stage: &Stage<'_>) -> CaseResult {
 async fn odd_headers_survive_expiry(stage: &Stage<'_>) -> CaseResult {
     let stored = odd_headers(stage).await?;
     check_eq!(stage.lease(100, SHORT).await?.len(), stored, "deliveries");
-
     stage.pass(SHORT).await;
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries after expiry");
-
     let unsettled: Vec<_> = leased.iter().map(|d| d.unsettled_deliveries()).collect();
     check_eq!(unsettled, vec![2; stored], "unsettled deliveries");
     Ok(())
@@ -203,6 +206,7 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
         };
         (delivery.receipt, settle)
     });
+
     stage.done(batch.collect()).await?;
     let listed = letters.list(&stage.queue, None, 100).await?;
     check_eq!(listed.len(), stored, "dead letters");
@@ -216,8 +220,8 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
             Some("true") => Some(json!(true)),
             _ => None,
         };
-        let kept = letter.headers.value(ORIGINAL_HEADERS);
 
+        let kept = letter.headers.value(ORIGINAL_HEADERS);
         check_eq!(
             kept,
             wanted.as_ref(),
@@ -231,6 +235,7 @@ async fn headers_that_are_no_object_go_along_to_the_dead_letters(stage: &Stage<'
         );
         check_eq!(letter.reason, Some(reason()), "the reason of number {n}");
     }
+
     let ids: Vec<_> = listed.into_iter().map(|letter| letter.id).collect();
     check_eq!(
         letters.redrive(&stage.queue, &ids).await?.len(),

@@ -32,7 +32,6 @@ async fn a_batch_comes_out_in_its_order(stage: &Stage<'_>) -> CaseResult {
 
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(numbers(&leased), wanted, "bodies");
-
     let read: Vec<_> = leased.iter().map(|d| d.receipt.message_id()).collect();
     check_eq!(read, ids.iter().collect::<Vec<_>>(), "ids");
 
@@ -46,10 +45,12 @@ async fn batches_come_out_one_after_another(stage: &Stage<'_>) -> CaseResult {
     for batch in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
         stage.publish_numbers(&batch).await?;
     }
+
     let mut read = Vec::new();
     for _ in 0..3 {
         read.extend(numbers(&stage.lease(4, HOLD).await?));
     }
+
     check_eq!(read, (1..10).collect::<Vec<_>>(), "bodies");
     Ok(())
 }
@@ -61,6 +62,7 @@ async fn one_call_may_publish_to_several_queues(stage: &Stage<'_>) -> CaseResult
         stage.message(3),
         stage.outgoing(4),
     ];
+
     let ids = stage.publish(batch.to_vec()).await?;
     let leased = stage.lease(10, HOLD).await?;
     let mut read: Vec<_> = leased.iter().map(|d| d.receipt.message_id()).collect();
@@ -89,12 +91,14 @@ async fn a_body_keeps_its_values(stage: &Stage<'_>) -> CaseResult {
         "äöü😀",
         r#"quote\" and \\ back"#,
     ];
+
     let [big, huge, decimal, zero, text, escaped] = kept;
     let body = format!(
         r#"{{"big":{big},"huge":{huge},"decimal":{decimal},"zero":{zero},"text":"{text}","escaped":"{escaped}","deep":{deep}}}"#,
         deep = format_args!("{}1{}", "[".repeat(100), "]".repeat(100)),
     );
     stage.publish(vec![stage.text(body)]).await?;
+
     let body = stage.take(HOLD).await?.body;
     for value in kept {
         check!(body.contains(value), "`{value}` is not in the body: {body}");
@@ -132,13 +136,14 @@ async fn headers_come_back(stage: &Stage<'_>) -> CaseResult {
     message
         .headers
         .insert("x-nested", json!({ "list": [1, null, "2"] }));
+
     let wanted = message.headers.clone();
     stage.publish(vec![message, stage.message(2)]).await?;
+
     let leased = stage.lease(10, HOLD).await?;
     let read: Vec<_> = leased.iter().map(|d| &d.headers).collect();
     let with = read.iter().filter(|headers| ***headers == wanted).count();
     let without = read.iter().filter(|headers| headers.is_empty()).count();
-
     check!(
         (with, without) == (1, 1),
         "headers of two messages: {read:?}"
@@ -192,9 +197,11 @@ async fn a_refused_body_harms_no_other(stage: &Stage<'_>) -> CaseResult {
 
 async fn a_body_over_the_limit_is_refused(stage: &Stage<'_>) -> CaseResult {
     const FEASIBLE: usize = 16 << 20;
+
     stage.needs("a limit on bodies of at most 16 MiB", |c| {
         c.max_body.is_some_and(|max| max <= FEASIBLE)
     })?;
+
     let limit = stage.engine.capabilities().max_body.unwrap_or(FEASIBLE);
     let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let outcome = refusable(stage, stage.text(text(limit + 1))).await?;

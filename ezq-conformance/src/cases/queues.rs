@@ -31,6 +31,7 @@ async fn a_queue_keeps_to_itself(stage: &Stage<'_>) -> CaseResult {
     stage
         .publish(vec![stage.message(1), stage.outgoing(2)])
         .await?;
+
     let delivery = stage.take(HOLD).await?;
     stage.engine.purge(&stage.queue).await?;
     check_eq!(
@@ -51,14 +52,17 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
     let leased = stage.lease(3, HOLD).await?;
     let mut receipts = leased.into_iter().map(|d| d.receipt);
     let mut dead = 0;
+
     if let Some(receipt) = receipts.next() {
         stage.done(vec![(receipt, retry(HOLD))]).await?;
     }
+
     let mut in_progress = 3;
     if let (true, Some(receipt)) = (stage.engine.dead_letters().is_some(), receipts.next()) {
         stage.done(vec![(receipt, bury())]).await?;
         (dead, in_progress) = (1, 2);
     }
+
     let mut scheduled = 0;
     if stage.engine.capabilities().delayed {
         stage
@@ -66,6 +70,7 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
             .await?;
         scheduled = 1;
     }
+
     let stats = stage.stats().await?;
     let seen = (stats.ready, stats.in_progress, stats.scheduled, stats.dead);
     check_eq!(
@@ -102,6 +107,7 @@ async fn the_lag_is_how_long_the_oldest_has_been_due(stage: &Stage<'_>) -> CaseR
             "the lag before anything is due"
         );
     }
+
     stage.publish_numbers(&[2]).await?;
     let lag = stage.engine.lag(&stage.queue).await?;
     check!(
@@ -161,6 +167,7 @@ async fn publishing_to_a_missing_queue_harms_no_other(stage: &Stage<'_>) -> Case
     ];
     let outcomes = stage.outcomes(batch).await?;
     use PublishOutcome::{Failed, Stored};
+
     let [Stored(_), Failed(error), Stored(_), Stored(_)] = outcomes.as_slice() else {
         let what = format!("a batch with one missing queue answered {outcomes:?}");
         return Err(CaseError::Failed(what));

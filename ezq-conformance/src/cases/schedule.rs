@@ -33,6 +33,7 @@ async fn a_delay_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     let started = Instant::now();
     later(stage, 1, Due::After(PAUSE)).await?;
+
     let early = stage.lease(10, HOLD).await?;
     // On a slow machine the pause may be over by now. Then this shows nothing.
     check!(
@@ -58,6 +59,7 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     let now = stage.fresh(HOLD).await?.leased_at;
     let at = now + TimeDelta::milliseconds(733);
     later(stage, 2, Due::At(at)).await?;
+
     let early = stage.lease(10, HOLD).await?;
     let over = started.elapsed() >= PAUSE;
     check!(early.is_empty() || over, "it came early");
@@ -69,6 +71,7 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
             delivery.leased_at >= at,
             "leased before the time it was due"
         );
+
         let off = (delivery.due - at).abs();
         check!(
             off <= TimeDelta::milliseconds(1),
@@ -85,6 +88,7 @@ async fn a_time_in_the_past_is_at_once(stage: &Stage<'_>) -> CaseResult {
     for (n, ago) in [(2, TimeDelta::seconds(1)), (3, TimeDelta::days(20_000))] {
         later(stage, n, Due::At(now - ago)).await?;
     }
+
     let mut read = numbers(&stage.lease(10, HOLD).await?);
     read.sort_unstable();
     check_eq!(read, [2, 3], "readable messages");
@@ -94,6 +98,7 @@ async fn a_time_in_the_past_is_at_once(stage: &Stage<'_>) -> CaseResult {
 async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     stage.needs("ordered", |c| c.ordered)?;
+
     let delays = [(1, 250), (2, 150), (3, 200)];
     let batch = delays.map(|(n, millis)| {
         stage
@@ -115,10 +120,9 @@ async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) ->
     stage.needs("delayed", |c| c.delayed)?;
     let old = later(stage, 1, Due::After(HOLD)).await?;
     stage.lose_newest(stage.queue.as_str()).await?;
+
     let new = stage.publish_in_place_of(2, &old).await?;
-
     let engine = &stage.engine;
-
     check!(
         !engine.cancel(&stage.queue, &old).await?,
         "another message was taken back"
@@ -127,6 +131,7 @@ async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) ->
         !engine.reschedule(&stage.queue, &old, Due::Now).await?,
         "another message was moved"
     );
+
     stage.nothing_readable().await?;
     check_eq!(stage.stats().await?.scheduled, 1, "scheduled messages");
     check!(
@@ -141,6 +146,7 @@ async fn a_scheduled_message_can_be_taken_back(stage: &Stage<'_>) -> CaseResult 
     let pause = Duration::from_millis(200);
     let id = later(stage, 1, Due::After(pause)).await?;
     let kept = later(stage, 2, Due::After(pause)).await?;
+
     let cancel = |id| stage.engine.cancel(&stage.queue, id);
     check!(cancel(&id).await?, "a scheduled message was not found");
     check!(!cancel(&id).await?, "it was taken back twice");
@@ -159,11 +165,11 @@ async fn a_scheduled_message_can_be_moved(stage: &Stage<'_>) -> CaseResult {
     let sooner = later(stage, 1, Due::After(HOLD)).await?;
     let later = later(stage, 2, Due::Now).await?;
     let move_to = |id, due| stage.engine.reschedule(&stage.queue, id, due);
-
     check!(
         move_to(&later, Due::After(HOLD)).await?,
         "a ready message was not moved"
     );
+
     stage.nothing_readable().await?;
     check!(
         move_to(&sooner, Due::Now).await?,
@@ -182,10 +188,10 @@ async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'
     let first = stage.fresh(HOLD).await?;
     let id = first.receipt.message_id().clone();
     let mut receipt = first.receipt;
+
     for state in ["while it is leased", "after its release"] {
         let cancelled = stage.engine.cancel(&stage.queue, &id).await?;
         check!(!cancelled, "a message was taken back {state}");
-
         let moved = stage.engine.reschedule(&stage.queue, &id, Due::Now).await?;
         check!(!moved, "a message was moved {state}");
 
@@ -196,5 +202,6 @@ async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'
             receipt = stage.take(HOLD).await?.receipt;
         }
     }
+
     stage.done(vec![(receipt, ack())]).await
 }

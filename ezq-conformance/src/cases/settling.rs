@@ -38,6 +38,7 @@ async fn a_retry_waits_for_its_pause(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     let started = Instant::now();
     stage.done(vec![(delivery.receipt, retry(pause))]).await?;
+
     let early = stage.lease(10, HOLD).await?;
     // On a slow machine the pause may be over by now. Then this shows nothing.
     check!(
@@ -81,9 +82,11 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
     let mut message = stage.message(1);
     message.headers.insert("correlation-id", "c-1");
     stage.publish(vec![message]).await?;
+
     let a = mark(HandlerState::Done, 1, "");
     let failed = mark(HandlerState::Retry, 1, "first: \"quoted\" 'text' ä");
     let failed_again = mark(HandlerState::Retry, 2, "second");
+
     // Each settlement carries the marks of the handlers that ran, not of all.
     for step in [
         ("shop::a", &a),
@@ -97,9 +100,9 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
             .done(vec![(delivery.receipt, retry_with(progress))])
             .await?;
     }
+
     let delivery = stage.take(HOLD).await?;
     let wanted = progress([("shop::a", a), ("shop::b", failed_again)]);
-
     check_eq!(Progress::from_headers(&delivery.headers), wanted, "marks");
     check_eq!(
         delivery.headers.text("correlation-id"),
@@ -118,6 +121,7 @@ async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> Case
         (None, 1),
     ];
     let mut delivery = stage.fresh(SHORT).await?;
+
     for (settle, unsettled) in steps {
         check_eq!(
             delivery.unsettled_deliveries(),
@@ -148,12 +152,13 @@ async fn a_release_returns_to_its_old_place_at_once(stage: &Stage<'_>) -> CaseRe
     stage.publish_numbers(&[1, 2, 3]).await?;
     let first = stage.lease(1, HOLD).await?.remove(0);
     let place = first.position();
+
     // On a clock that stands still, a message that is released as new would get its old place.
     stage.pass(Duration::from_millis(1)).await;
     stage.done(vec![(first.receipt, Settle::Release)]).await?;
+
     let leased = stage.lease(3, HOLD).await?;
     check_eq!(numbers(&leased), [1, 2, 3], "messages");
-
     let again = &leased[0];
     check_eq!(again.position(), place, "its place");
     check_eq!(again.deliveries, 2, "deliveries");
@@ -166,6 +171,7 @@ async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseRes
     let dead_letters = stage.dead_letters()?;
     stage.publish_numbers(&[1, 2, 3, 4]).await?;
     let mut batch = Vec::new();
+
     for delivery in stage.lease(4, HOLD).await? {
         let settle = match number_in(&delivery.body) {
             1 => retry(HOLD),
@@ -175,6 +181,7 @@ async fn a_mixed_batch_settles_each_in_its_own_way(stage: &Stage<'_>) -> CaseRes
         };
         batch.push((delivery.receipt, settle));
     }
+
     stage.done(batch).await?;
     check_eq!(
         numbers(&stage.lease(4, HOLD).await?),
@@ -199,6 +206,7 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
     stage.publish_numbers(&[1, 2]).await?;
     let outgoing = |n| vec![stage.outgoing(n), stage.outgoing(n + 1)];
     let mut batch = Vec::new();
+
     for delivery in stage.lease(2, HOLD).await? {
         let settle = if number_in(&delivery.body) == 1 {
             Settle::Ack {
@@ -213,8 +221,10 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
         };
         batch.push((delivery.receipt, settle));
     }
+
     stage.done(batch).await?;
     let mut wanted = vec![10, 11, 20, 21];
+
     if stage.engine.dead_letters().is_some() {
         let delivery = stage.take(HOLD).await?;
         let bury = Settle::DeadLetter {
@@ -225,9 +235,9 @@ async fn outgoing_events_leave_with_every_settlement(stage: &Stage<'_>) -> CaseR
         stage.done(vec![(delivery.receipt, bury)]).await?;
         wanted.extend([30, 31]);
     }
+
     let mut arrived = stage.arrived().await?;
     arrived.sort_unstable();
-
     check_eq!(arrived, wanted, "outgoing events");
     Ok(())
 }
@@ -245,6 +255,7 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
         let outgoing = vec![stage.message(n * 10).queue(queue.clone())];
         batch.push((n, (delivery.receipt, Settle::Ack { outgoing })));
     }
+
     let (numbers, batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let mut failed = None;
     for (n, outcome) in numbers.into_iter().zip(stage.settle(batch).await?) {
@@ -254,6 +265,7 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
             (n, outcome) => check!(false, "message {n} answered {outcome:?}"),
         }
     }
+
     let Some((receipt, error)) = failed else {
         return Err(CaseError::Failed("no settlement failed".into()));
     };
@@ -278,14 +290,15 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
     let possible = Settle::Ack {
         outgoing: vec![stage.outgoing(3)],
     };
+
     let late = Settle::Ack {
         outgoing: vec![stage.outgoing(4)],
     };
     let batch = [impossible, possible, late].map(|settle| (receipt.clone(), settle));
     let outcomes = stage.settle(batch.to_vec()).await?;
     use SettleOutcome::{Done, Failed, LeaseLost};
-    let right = matches!(outcomes.as_slice(), [Failed { .. }, Done, LeaseLost]);
 
+    let right = matches!(outcomes.as_slice(), [Failed { .. }, Done, LeaseLost]);
     check!(right, "outcomes are {outcomes:?}");
     check_eq!(stage.arrived().await?, [3], "outgoing events");
     stage.is_empty().await
@@ -298,6 +311,7 @@ async fn errors_with_any_text_can_be_kept(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(HOLD).await?;
     let settle = retry_with(progress([("shop::a", failed)]));
     stage.done(vec![(delivery.receipt, settle)]).await?;
+
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
     let kept = marks.iter().flat_map(|(_, mark)| &mark.errors);

@@ -44,6 +44,7 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
     let ours: Vec<_> = ours
         .map(|one| (one.app.as_str(), one.pattern.as_str(), one.queue_exists))
         .collect();
+
     let a = named(stage, "a");
     let b = named(stage, "b.#");
     let c = named(stage, "c");
@@ -64,9 +65,9 @@ async fn a_removed_subscription_gets_no_more_copies(stage: &Stage<'_>) -> CaseRe
     subscribe(stage, "shop", &queue, &["a"]).await?;
     subscribe(stage, "mail", &queue, &["a"]).await?;
     subscribe(stage, "mail", &other, &["a"]).await?;
+
     let a = Pattern::new(&named(stage, "a"))?;
     let both = [(queue.clone(), a.clone()), (other, a.clone())];
-
     check_eq!(
         second(stage)?.unsubscribe("mail", &both).await?,
         2,
@@ -103,6 +104,7 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
         .collect::<Result<Vec<_>, _>>()?;
     let turned: Vec<_> = patterns.iter().rev().cloned().collect();
     let one = store(stage)?;
+
     let other = second(stage)?;
     let queue = &stage.queue;
     let added = tokio::join!(
@@ -132,6 +134,7 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
     let mail = party("mail", EventRole::Publisher);
     store(stage)?.record(&[mail.clone(), shop.clone()]).await?;
     second(stage)?.record(std::slice::from_ref(&shop)).await?;
+
     let told = second(stage)?.parties(&named(stage, "a")).await?;
     check_eq!(told, [shop.clone(), mail.clone()], "parties");
     check_eq!(

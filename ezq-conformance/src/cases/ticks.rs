@@ -44,6 +44,7 @@ impl<'a, 'h> Scheduled<'a, 'h> {
             store: store(&*stage.engine)?,
             name,
         };
+
         let at = scheduled.look().await?.now + TimeDelta::from_std(SOON).unwrap_or_default();
         check!(
             scheduled.register(DEFINITION, at, None).await?,
@@ -120,10 +121,11 @@ async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResu
         (DEFINITION, "suite"),
         "what was registered"
     );
+
     scheduled.not_due(&row, "before its time").await?;
     check_eq!(scheduled.row().await?, row, "the row before its time");
-
     stage.pass(SOON).await;
+
     let fired = scheduled.fire(&row).await?;
     check!(
         matches!(fired, Fired::Done(Some(_))),
@@ -147,6 +149,7 @@ async fn a_tick_fires_once_when_its_time_has_come(stage: &Stage<'_>) -> CaseResu
         after.fired_at.is_some_and(|at| at >= row.next_at),
         "it fired: {after:?}"
     );
+
     scheduled.end().await
 }
 
@@ -154,6 +157,7 @@ async fn concurrent_processes_fire_a_tick_once(stage: &Stage<'_>) -> CaseResult 
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
+
     let second = store(&*stage.second)?;
     let firing = || scheduled.firing(&row, Some(stage.message(1)));
     let (a, b, c, d) = tokio::join!(
@@ -162,14 +166,15 @@ async fn concurrent_processes_fire_a_tick_once(stage: &Stage<'_>) -> CaseResult 
         scheduled.store.fire(firing()),
         second.fire(firing())
     );
+
     let fired = [a?, b?, c?, d?];
     let done = fired
         .iter()
         .filter(|fired| matches!(fired, Fired::Done(_)))
         .count();
     check_eq!(done, 1, "firings of one tick: {fired:?}");
-
     check_eq!(numbers(&stage.lease(10, HOLD).await?), [1], "messages");
+
     scheduled.end().await
 }
 
@@ -178,6 +183,7 @@ async fn a_tick_whose_queue_is_missing_stays(stage: &Stage<'_>) -> CaseResult {
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
     let message = stage.message(1).queue(stage.missing.clone());
+
     match scheduled
         .store
         .fire(scheduled.firing(&row, Some(message)))
@@ -190,8 +196,8 @@ async fn a_tick_whose_queue_is_missing_stays(stage: &Stage<'_>) -> CaseResult {
         ),
         Ok(fired) => check!(false, "a missing queue answered {fired:?}"),
     }
-    check_eq!(scheduled.row().await?, row, "the row after a failure");
 
+    check_eq!(scheduled.row().await?, row, "the row after a failure");
     let fired = scheduled.fire(&row).await?;
     check!(
         matches!(fired, Fired::Done(Some(_))),
@@ -223,6 +229,7 @@ async fn a_tick_that_is_left_out_moves_the_schedule_on(stage: &Stage<'_>) -> Cas
         after.last_tick.is_none() && after.fired_at.is_none(),
         "it did not fire: {after:?}"
     );
+
     stage.is_empty().await?;
     scheduled.end().await
 }
@@ -262,6 +269,7 @@ async fn a_paused_schedule_does_not_tick(stage: &Stage<'_>) -> CaseResult {
         !scheduled.store.pause("no such schedule", true).await?,
         "an unknown one was paused"
     );
+
     scheduled.end().await
 }
 
@@ -303,6 +311,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     scheduled.store.pause(&scheduled.name, true).await?;
+
     let firing = Firing::new(&scheduled.name).message(stage.message(1));
     let fired = scheduled.store.fire(firing.clone()).await?;
     check!(
@@ -325,6 +334,7 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
         Fired::NotDue,
         "an unknown schedule"
     );
+
     scheduled.end().await
 }
 
@@ -332,12 +342,14 @@ async fn a_process_that_has_the_definition_is_seen(stage: &Stage<'_>) -> CaseRes
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
+
     // Looking does not count for another definition. Firing always counts, even where the store notes
     // looks only now and then.
     scheduled
         .store
         .look(&[(&scheduled.name, "another")])
         .await?;
+
     check_eq!(
         scheduled.row().await?.seen_at,
         row.seen_at,
@@ -362,7 +374,6 @@ async fn a_removed_schedule_does_not_fire(stage: &Stage<'_>) -> CaseResult {
     let scheduled = Scheduled::new(stage).await?;
     let row = scheduled.row().await?;
     stage.pass(SOON).await;
-
     check!(
         scheduled.store.remove(&scheduled.name).await?,
         "it was not found"
@@ -371,6 +382,7 @@ async fn a_removed_schedule_does_not_fire(stage: &Stage<'_>) -> CaseResult {
         !scheduled.store.remove(&scheduled.name).await?,
         "it was removed twice"
     );
+
     scheduled.not_due(&row, "a removed schedule").await?;
     check!(
         scheduled

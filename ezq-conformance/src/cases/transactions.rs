@@ -46,6 +46,7 @@ async fn the_last_handlers_transaction_removes_the_message(stage: &Stage<'_>) ->
         "finishing answered {outcome:?}"
     );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
+
     stage.is_empty().await?;
     stage.lost(&receipt, ack()).await
 }
@@ -62,8 +63,8 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
         "finishing answered {outcome:?}"
     );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
-    stage.nothing_readable().await?;
 
+    stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
     let delivery = stage.take(HOLD).await?;
     let marks = Progress::from_headers(&delivery.headers);
@@ -74,16 +75,19 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
 /// The handler ran too long, and another worker has its message. Whatever it did is rolled back.
 async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
+
     for is_last in [true, false] {
         let stale = stage.fresh(SHORT).await?.receipt;
         let unit = stage.engine.begin(&stage.queue, None).await?;
         stage.pass(SHORT).await;
+
         let current = only(stage.lease_second(10, HOLD).await?)?;
         let finished = if is_last {
             last(&stale)
         } else {
             marked(&stale)
         };
+
         let outcome = unit.finish(vec![finished], vec![stage.outgoing(1)]).await?;
         check!(
             matches!(outcome, SettleOutcome::LeaseLost),
@@ -102,17 +106,21 @@ async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> 
             Progress::default(),
             "marks"
         );
+
         stage.done(vec![(again.receipt, ack())]).await?;
     }
+
     Ok(())
 }
 
 /// A fail-over to a replica that lags takes ids back. The fence must tell the two messages apart.
 async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
+
     for is_last in [true, false] {
         let old = stage.fresh(HOLD).await?.receipt;
         stage.lose_newest(stage.queue.as_str()).await?;
+
         let new = stage.fresh(HOLD).await?.receipt;
         check_eq!(
             new.message_id().to_string(),
@@ -140,8 +148,10 @@ async fn a_transaction_leaves_a_message_that_got_its_id(stage: &Stage<'_>) -> Ca
             Progress::default(),
             "marks"
         );
+
         stage.done(vec![(again.receipt, ack())]).await?;
     }
+
     Ok(())
 }
 
@@ -159,15 +169,18 @@ async fn an_abandoned_transaction_leaves_the_message_as_it_was(stage: &Stage<'_>
 async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     stage.publish_numbers(&[1, 2, 3]).await?;
+
     let batch = stage.lease(10, HOLD).await?;
     let receipts: Vec<_> = batch.into_iter().map(|delivery| delivery.receipt).collect();
     let finished = |receipts: &[Receipt]| vec![last(&receipts[0]), marked(&receipts[1])];
     stage
         .done(vec![(receipts[2].clone(), Settle::Release)])
         .await?;
+
     let unit = stage.engine.begin(&stage.queue, None).await?;
     let mut with_lost = finished(&receipts);
     with_lost.push(last(&receipts[2]));
+
     let outcome = unit.finish(with_lost, vec![stage.outgoing(1)]).await?;
     check!(
         matches!(outcome, SettleOutcome::LeaseLost),
@@ -188,11 +201,12 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
         "finishing answered {outcome:?}"
     );
     check_eq!(stage.arrived().await?, [2], "outgoing events");
-    stage.lost(&receipts[0], ack()).await?;
 
+    stage.lost(&receipts[0], ack()).await?;
     stage
         .done(vec![(receipts[1].clone(), Settle::Release)])
         .await?;
+
     let left = stage.lease(10, HOLD).await?;
     check_eq!(numbers(&left), [2, 3], "what is left of the batch");
     check_eq!(
@@ -206,6 +220,7 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
 async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
     stage.publish_numbers(&[1, 2, 3]).await?;
+
     for commits in [false, true] {
         let mut unit = stage.engine.begin(&stage.queue, None).await?;
         let claimed = unit.claim(2).await?;
@@ -222,6 +237,7 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
         for other in others {
             stage.done(vec![(other.receipt, Settle::Release)]).await?;
         }
+
         if commits {
             let outcome = unit.finish(Vec::new(), vec![stage.outgoing(1)]).await?;
             check!(
