@@ -13,6 +13,7 @@ pub(crate) const FORM: &str =
 /// If the text has another form, is zero, or exceeds a `u64` of milliseconds. The error's text says
 /// what to write.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    // ASCII digits only: `parse` below knows no others.
     let unit_at = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

@@ -95,6 +95,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
     let rows = members.iter().map(|Member { variant, event }| {
         quote! {
             (
+                // Closures without captures, so that the table can be a constant.
                 || #private::EventDescriptor::of::<#event>(),
                 |__ezq_received: &#private::Received| {
                     ::core::result::Result::map(__ezq_received.decode::<#event>(), #ident::#variant)
@@ -108,6 +109,7 @@ fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) ->
     });
 
     quote! {
+        // An event may be deprecated and still arrive, so it belongs in the set without a warning.
         #[allow(deprecated)]
         const _: () = {
             #(#once)*

@@ -67,6 +67,8 @@ impl Entries {
 
     /// Reads `a = 1, b(...), c = "x"`. What is read from several attributes adds up.
     pub(crate) fn read(&mut self, arguments: TokenStream, errors: &mut Errors) {
+        // Commas are split here, not by syn: syn's parser stops at the first mistake, and the other
+        // arguments would stay unread.
         let mut item = Vec::new();
         for token in arguments {
             match &token {
@@ -116,6 +118,7 @@ impl Entries {
     }
 
     fn known(&self, ident: &Ident) -> Result<&'static Key> {
+        // `r#type` is `type`: an editor may write keywords in their raw form.
         let name = ident.unraw().to_string();
         if let Some(key) = self.keys.iter().find(|key| key.name == name) {
             return Ok(key);
@@ -179,6 +182,7 @@ fn value(
         None => return Err(teach(ident.span())),
     };
 
+    // After `=` no token is left, so that only something behind a list can be extra.
     match (&value, tokens.next()) {
         (Value::Assigned(tokens), _) if tokens.is_empty() => Err(teach(ident.span())),
         (_, Some(extra)) => Err(Error::new(extra.span(), "expected a comma")),
@@ -205,6 +209,8 @@ impl Entry {
                     .into_iter()
                     .next()
                     .map_or(self.span, |t| t.span());
+                // syn's own message, such as "expected string literal", does not say how the key
+                // is written.
                 parser.parse2(tokens.clone()).map_err(|_| self.teach(first))
             }
         }
@@ -270,6 +276,7 @@ impl Entry {
 
     /// A whole number, which may be negative.
     pub(crate) fn signed(&self) -> Result<i32> {
+        // A literal has no sign: the compiler hands over `-1` as a minus and a number.
         let (minus, literal) = self.parse_with(|input: ParseStream<'_>| {
             Ok((
                 input.parse::<Option<Token![-]>>()?,

@@ -30,6 +30,7 @@ pub(super) fn event(input: &DeriveInput, private: &TokenStream, options: &Option
     let implementor = quote_spanned!(Span::call_site().located_at(ident.span())=> #ident);
     quote! {
         #[automatically_derived]
+        // The user may have deprecated the type. Its own impl is no use to warn of.
         #[allow(deprecated)]
         impl #private::Event for #implementor #where_clause {
             const TYPE: &'static str = #name;
@@ -61,6 +62,7 @@ fn key_method(key: &EventKey, private: &TokenStream) -> TokenStream {
 
 fn upcast_method(older: &Path, private: &TokenStream) -> TokenStream {
     quote! {
+        // The chain ends at the event without `from`: there it is the event's own version.
         const OLDEST: u32 = <#older as #private::Event>::OLDEST;
 
         fn upcast(envelope: &#private::Envelope, _: u32) -> #private::Result<Self> {

@@ -61,6 +61,7 @@ fn member_span(member: &Member) -> Span {
 
 pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
     let path: Vec<Member> = entry.parse_with(members)??;
+    // The index holds: both ways to read a path yield at least one member.
     let first = &path[0];
     let Data::Struct(data) = &input.data else {
         let message = "only a struct has a `key`: an enum's variants do not share a field";
@@ -85,6 +86,7 @@ fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
     }
 
     let parts = Punctuated::<Ident, Token![.]>::parse_separated_nonempty_with(input, |input| {
+        // Without quotes rustc would read `a.0.1` as the number 0.1 behind `a`.
         if input.peek(syn::LitInt) {
             Err(input.error("a string"))
         } else {

@@ -120,6 +120,7 @@ fn finish(
         _ if function.signature.receiver().is_some() => with_errors(errors, item),
         _ => {
             let fallback = expand::fallback(function, private);
+            // Nothing refers to the function while it is not registered.
             let item = quote!(#[allow(dead_code)] #item #fallback);
             with_errors(errors, &item)
         }

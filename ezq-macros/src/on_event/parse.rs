@@ -23,6 +23,7 @@ fn parse(input: ParseStream<'_>, teach: &str) -> Result<Function> {
     let attributes = input.call(Attribute::parse_outer)?;
     let start = input.span();
     let visibility = input.parse()?;
+    // Reported at the start of the item, where `struct` or `mod` stands, not where parsing failed.
     let signature = input.parse().map_err(|_| Error::new(start, teach))?;
     let _body: TokenStream = input.parse()?;
 

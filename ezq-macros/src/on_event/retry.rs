@@ -102,6 +102,7 @@ fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
             Some(Backoff::Constant(initial))
         }
         Curve::Named(name) => {
+            // A long `initial` alone is no mistake: it raises the default maximum.
             let max = max.unwrap_or(Some(DEFAULT_MAX.max(initial)))?;
             if max < initial {
                 let message = "`max` is shorter than `initial`: no wait can be both";
@@ -143,6 +144,7 @@ fn refuse(key: &str, message: &str, entries: &Entries, errors: &mut Errors) {
 }
 
 fn curve(entry: &Entry) -> Result<Curve> {
+    // A path and a string cannot be confused, so that no name of a curve is taken from users.
     if let Ok(path) = entry.parse::<Path>() {
         return Ok(Curve::Custom(path));
     }

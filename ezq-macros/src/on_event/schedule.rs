@@ -110,6 +110,7 @@ fn cron(literal: LitStr) -> Result<Times> {
 
 fn interval(entry: &Entry) -> Result<Times> {
     let literal: LitStr = entry.parse()?;
+    // The same limit as at run time: `Schedule` refuses it when the application is built.
     if entry.duration()? < Duration::from_secs(1) {
         return Err(Error::new(literal.span(), "an interval is at least \"1s\""));
     }

@@ -40,6 +40,7 @@ pub(super) fn validate<'a>(function: &'a Function, errors: &mut Errors) -> Optio
         return None;
     };
 
+    // An alias of `Batch` passes as an event here. rustc then reports that it is none.
     let is_batch = is_named(event, "Batch", |arguments| !arguments.is_empty());
     let first = if is_batch {
         First::Batch(event)
@@ -168,6 +169,7 @@ fn owned(parameter: &PatType) -> Result<()> {
         return Err(Error::new(reference.and_token.span, message));
     }
 
+    // Searched as tokens, since it may stand anywhere within, as in `State<impl Trait>`.
     match find_impl(parameter.ty.to_token_stream()) {
         Some(span) => Err(Error::new(
             span,

@@ -41,6 +41,8 @@ pub(super) fn handler(handler: &Handler<'_>, private: &TokenStream) -> TokenStre
     let extractors = &signature.extractors;
     let settings = settings::chain(options, private);
 
+    // An anonymous constant is a scope of its own: its imports and impls add no name to the
+    // user's module.
     let definition = quote! {
         #[allow(deprecated)]
         const _: () = {
@@ -53,6 +55,8 @@ pub(super) fn handler(handler: &Handler<'_>, private: &TokenStream) -> TokenStre
                         #subscription,
                         #closure,
                     )
+                    // The start checks where returned events go, and that every extractor can be
+                    // had, before any event arrives.
                     .returning((__ezq_output.types)())
                     #(.requires::<#extractors>())*
                     #settings
@@ -152,6 +156,7 @@ fn read_event(first: First<'_>, here: &TokenStream, place: Span) -> TokenStream 
     match first {
         First::Batch(event) => quote_spanned! {place=>
             let (__ezq_event, __ezq_unread) = #here::read_batch::<#event>(&__ezq_call);
+            // Nothing could be read: the function is not called with an empty batch.
             if __ezq_event.is_empty() {
                 return __ezq_unread.results(());
             }
@@ -167,6 +172,7 @@ fn read_event(first: First<'_>, here: &TokenStream, place: Span) -> TokenStream 
 /// The call of the function, and the conversion of what it returns.
 fn outcome(ident: &Ident, signature: &Signature<'_>, arguments: &[Ident]) -> TokenStream {
     let place = ReturnPlace::of(ident, signature.output);
+    // The call is spanned from the return type's first token to its last; see `ReturnPlace`.
     let mut callee = ident.clone();
     callee.set_span(Span::call_site().located_at(place.first));
 
