@@ -51,6 +51,7 @@ impl Case {
         let result = tokio::time::timeout(PATIENCE, async {
             let stage = Stage::open(harness).await?;
             (self.run)(&stage).await?;
+            // Only after success: `?` above leaves the queues of a failed case to be looked at.
             stage.close().await;
             Ok(())
         });

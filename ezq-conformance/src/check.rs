@@ -14,6 +14,8 @@ macro_rules! check {
 /// Ends the case unless two values are the same.
 macro_rules! check_eq {
     ($seen:expr, $wanted:expr, $($what:tt)+) => {
+        // As in `assert_eq!`: each expression is evaluated once, and its temporaries live until
+        // the comparison is done.
         match (&$seen, &$wanted) {
             (seen, wanted) => {
                 check!(*seen == *wanted, "{}: expected {wanted:?}, saw {seen:?}", format!($($what)+));

@@ -80,6 +80,7 @@ impl fmt::Display for Report {
         for (case, what) in self.failed() {
             writeln!(f, "FAILED  {case}: {what}")?;
         }
+        // Skipped cases are named as well: a suite that silently skips would look complete.
         for (case, why) in self.skipped() {
             writeln!(f, "skipped {case}: {why}")?;
         }

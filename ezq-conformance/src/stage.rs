@@ -47,6 +47,7 @@ impl<'h> Stage<'h> {
             other: QueueName::new(&harness.queue_name(format!("{name}_b")))?,
             missing: QueueName::new(&harness.queue_name(format!("{name}_c")))?,
         };
+        // By the first client only: the second must find a queue that it did not create itself.
         stage.engine.ensure_queue(&stage.queue).await?;
         stage.engine.ensure_queue(&stage.other).await?;
         Ok(stage)
@@ -174,6 +175,7 @@ impl<'h> Stage<'h> {
         let leased = self.engine.lease(request).await?;
         let count = leased.deliveries.len();
         check!(count <= max, "asked for {max} messages, got {count}");
+        // Rows come back from a claim in any order, and a consumer relies on theirs.
         let places = leased.deliveries.iter().map(Delivery::position);
         check!(places.is_sorted(), "one call's deliveries are out of order");
         Ok(leased)
@@ -279,6 +281,7 @@ impl<'h> Stage<'h> {
 
     /// Extends. While an engine still works on a row, it tries again.
     pub(crate) async fn extend(&self, receipts: &[Receipt]) -> Result<Vec<ExtendOutcome>> {
+        // 50 tries at 20 ms are a second, which is long for a statement on a few rows.
         for _ in 0..50 {
             let outcomes = self.engine.extend(&self.queue, receipts, HOLD).await?;
             check_eq!(outcomes.len(), receipts.len(), "outcomes of one extend");
@@ -364,6 +367,7 @@ pub(crate) fn only(mut deliveries: Vec<Delivery>) -> Result<Delivery> {
 /// An id that no message of the case has.
 pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
     match id {
+        // Far beyond what any case publishes.
         MessageId::Number(number) => MessageId::Number(number + 1_000_000),
         MessageId::Dated { number, stored_at } => MessageId::Dated {
             number: number + 1_000_000,
@@ -379,5 +383,6 @@ fn unique_name() -> String {
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let micros = since.unwrap_or_default().as_micros();
+    // In hexadecimal, so that a prefix of the harness's still fits into PGMQ's 47 letters.
     format!("conf_{micros:x}_{:x}_{count:x}", std::process::id())
 }

@@ -62,6 +62,7 @@ async fn after_goes_from_place_to_place_through_a_queue(stage: &Stage<'_>) -> Ca
 
         loop {
             let leased = stage.lease_after(&place, None, 4).await?;
+            // The bound ends the case if an engine hands out the same place again and again.
             let Some(last) = leased.last().filter(|_| seen.len() <= all.len()) else {
                 break;
             };
@@ -127,6 +128,7 @@ async fn after_a_place_the_order_is_that_of_the_places(stage: &Stage<'_>) -> Cas
     let mut place = Position::FIRST;
 
     loop {
+        // Two at a time, so that each key is met by several claims.
         let leased = stage.lease_after(&place, None, 2).await?;
         let Some(last) = leased.last().filter(|_| seen.len() <= messages.len()) else {
             break;

@@ -37,6 +37,7 @@ async fn an_acknowledged_message_is_archived_with_its_headers(stage: &Stage<'_>)
     event.headers.insert("correlation-id", "c-1");
     stage.publish(vec![event]).await?;
 
+    // A retry writes headers. The archived row must be the newest one, not the published one.
     let first = stage.take(HOLD).await?;
     let marks = progress([("shop::a", mark(HandlerState::Retry, 1, "no"))]);
     let retry = Settle::Retry {
@@ -65,6 +66,7 @@ async fn an_acknowledged_message_is_gone_without_an_archive(stage: &Stage<'_>) -
     let kept = stage.fresh_event("e-1").await?;
     stage
         .engine
+        // Set while the message is leased: what counts is the setting when it is settled.
         .set_retention(&stage.queue, Retention::Delete)?;
     stage.done(vec![(kept.receipt, ack())]).await?;
     stage.is_empty().await?;
@@ -89,6 +91,7 @@ async fn a_trail_tells_of_a_message_that_is_gone(stage: &Stage<'_>) -> CaseResul
     check_eq!(copy.published_at, first.enqueued_at, "when it was stored");
     check_eq!(copy.deliveries, 1, "deliveries");
 
+    // A second line of the trail would show as a second copy.
     stage.lost(&first.receipt, ack()).await?;
     stage.copy("e-1").await?;
     Ok(())
@@ -159,6 +162,7 @@ async fn a_control_event_is_not_archived(stage: &Stage<'_>) -> CaseResult {
     let mut end = stage.event("e-1");
     end.body = end.body.replace("shop.paid", End::TYPE);
 
+    // Python ezq writes control events in the flat form.
     let flat = stage.text(r#"{"_type": "EZQInterruptEvent"}"#);
     let ids = stage.publish(vec![end, flat]).await?;
     let receipts = stage
@@ -170,6 +174,7 @@ async fn a_control_event_is_not_archived(stage: &Stage<'_>) -> CaseResult {
         .done(receipts.map(|receipt| (receipt, ack())).collect())
         .await?;
 
+    // An event in the flat form has no id of its own: it gets that of its queue and message.
     let flat_id = ids
         .last()
         .map(|id| format!("{}:{id}", stage.queue))

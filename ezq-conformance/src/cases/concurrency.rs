@@ -35,6 +35,7 @@ async fn concurrent_workers_never_share_a_message(stage: &Stage<'_>) -> CaseResu
 
     let mut workers = JoinSet::new();
     for worker in 0..8 {
+        // Two clients: locks that one client keeps in its own memory are no fence.
         let clients = [&stage.engine, &stage.second];
         let engine = Arc::clone(clients[worker % 2]);
         workers.spawn(drain(engine, stage.ask(7, HOLD), MESSAGES));
@@ -100,6 +101,7 @@ async fn concurrent_workers_never_hold_one_key_at_once(stage: &Stage<'_>) -> Cas
     for worker in 0..6 {
         let clients = [&stage.engine, &stage.second];
         let engine = Arc::clone(clients[worker % 2]);
+        // One message, a part of a key's messages, and as many as a key has.
         let max = [1, 5, 40][worker % 3];
         workers.spawn(work(engine, stage.ask(max, HOLD), worker, Arc::clone(&log)));
     }
@@ -175,6 +177,7 @@ async fn work(
         tokio::task::yield_now().await;
 
         for (key, mut run) in runs {
+            // A varying part goes back. At least one message is kept, so that the case ends.
             let back = run.split_off(run.len().div_ceil(1 + (round + worker) % 3));
             log_done(&mut locked(&log), &key, &run);
             let mut settles = each(back, &Settle::Release);
@@ -182,6 +185,7 @@ async fn work(
             engine.settle(&request.queue, settles).await?;
         }
 
+        // Without a pause, the worker that returned a key would claim it again before all others.
         tokio::time::sleep(Duration::from_micros(200)).await;
     }
     Ok(())
@@ -228,6 +232,7 @@ async fn concurrent_acks_in_opposite_order_succeed_once_each(stage: &Stage<'_>) 
         for client in [&stage.engine, &stage.second] {
             let mut receipts = receipts.clone();
             if Arc::ptr_eq(client, &stage.second) {
+                // A deadlock needs two statements that lock the same rows in opposite orders.
                 receipts.reverse();
             }
             let client = Arc::clone(client);
@@ -301,6 +306,7 @@ async fn concurrent_settlements_and_renewals_in_any_order_succeed(stage: &Stage<
         stage.pass(Duration::from_millis(1)).await;
         let back = stage.lease(BATCH, HOLD).await?;
         check_eq!(back.len(), BATCH / 2, "messages released in round {round}");
+        // The next round counts from an empty queue.
         stage.engine.purge(&stage.queue).await?;
     }
     Ok(())

@@ -27,6 +27,7 @@ async fn died(stage: &Stage<'_>, n: i64) -> Result<DeadLetter, CaseError> {
     stage.publish(vec![message]).await?;
 
     let delivery = stage.take(HOLD).await?;
+    // The mark of an earlier delivery, which only the stored headers know by the time of death.
     let done = progress([("shop::a", mark(HandlerState::Done, 1, ""))]);
     let again = Settle::Retry {
         after: Default::default(),
@@ -138,6 +139,7 @@ async fn dead_letters_are_listed_page_by_page(stage: &Stage<'_>) -> CaseResult {
         died(stage, n).await?;
     }
 
+    // Pages of two, with a last one that is not full, and one behind the end.
     let mut seen = Vec::new();
     let mut after = None;
     for wanted in [2, 2, 1, 0] {
@@ -173,6 +175,7 @@ async fn a_redrive_runs_again_only_what_had_failed(stage: &Stage<'_>) -> CaseRes
         letter.enqueued_at,
         "when it was first stored"
     );
+    // Deliveries of the first life must not bring the second one closer to death.
     check_eq!(delivery.unsettled_deliveries(), 1, "unsettled deliveries");
 
     stage.pass(SHORT).await;

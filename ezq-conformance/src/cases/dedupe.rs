@@ -71,6 +71,7 @@ async fn a_second_message_with_a_key_is_a_duplicate_of_the_first(stage: &Stage<'
     let id = stored(stage, held(stage, 1, "a")?).await?;
     duplicates(stage, 1, held(stage, 2, "a")?, &id).await?;
     duplicates(stage, 1, held(stage, 3, "a")?, &id).await?;
+    // Keys are compared byte by byte.
     stored(stage, held(stage, 4, "A")?).await?;
     stored(stage, stage.message(5)).await?;
 
@@ -83,6 +84,7 @@ async fn a_second_message_with_a_key_is_a_duplicate_of_the_first(stage: &Stage<'
 async fn of_equal_keys_in_one_batch_the_first_is_stored(stage: &Stage<'_>) -> CaseResult {
     needs(stage)?;
     let before = stored(stage, held(stage, 1, "before")?).await?;
+    // Three pairs: without a key, one key twice, and a key that an earlier publish has taken.
     let batch = vec![
         stage.message(2),
         held(stage, 3, "b")?,

@@ -46,6 +46,7 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
 
     stage.done(vec![(current.receipt, Settle::Release)]).await?;
     let again = stage.take(HOLD).await?;
+    // The first, the second, and this one: the stale receipt has added none.
     check_eq!(again.deliveries, 3, "deliveries");
     check_eq!(again.headers.returned(), 1, "returned");
     check_eq!(
@@ -251,6 +252,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
             stage.lost(&old, settle).await?;
         }
 
+        // In one call: an engine that joins by id alone would renew the new message twice.
         let both = [old, new.receipt.clone()];
         let outcomes = stage.extend(&both).await?;
         check_eq!(
@@ -289,6 +291,7 @@ async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
     check_eq!(purged, 3, "messages purged, leased ones included");
 
     stage.is_empty().await?;
+    // The token alone must be void: the purged rows are not there to be compared with.
     let receipts: Vec<_> = leased.into_iter().map(|d| d.receipt).collect();
     for settle in [ack(), retry(Duration::ZERO), Settle::Release] {
         stage.lost(&receipts[0], settle).await?;

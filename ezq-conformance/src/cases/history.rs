@@ -33,6 +33,7 @@ async fn nothing_is_told_of_an_unknown_event(stage: &Stage<'_>) -> CaseResult {
         .publish(vec![stage.text(r#"{"_type": "Paid", "id": "e-2"}"#)])
         .await?;
 
+    // A part of an id, a field of the payload, another case, nothing, and an unknown message.
     for id in ["e", "e-2", "E-1", "", &format!("{}:0", stage.queue)] {
         let copies = stage.history(id).await?;
         check!(copies.is_empty(), "`{id}` should be unknown: {copies:?}");
@@ -82,6 +83,7 @@ async fn history_tells_an_event_that_is_leased(stage: &Stage<'_>) -> CaseResult 
     stage
         .done(vec![(delivery.receipt, retry(Duration::ZERO))])
         .await?;
+    // Leased again: the headers now count a return, and it is a lease still.
     stage.take(SHORT).await?;
 
     let copy = stage.copy("e-1").await?;
@@ -253,6 +255,7 @@ async fn history_finds_an_event_in_the_flat_form(stage: &Stage<'_>) -> CaseResul
     check_eq!(Some(&copy.message_id), ids.last(), "its id");
     check_eq!(copy.event_type.as_deref(), Some("Paid"), "its type");
 
+    // Both die: the letter must be found by the id of the message that it was.
     let deliveries = stage.lease(2, HOLD).await?;
     stage
         .done(

@@ -58,6 +58,7 @@ async fn messages_of_a_key_come_out_one_after_another_by_id(stage: &Stage<'_>) -
         let same = other.iter().filter(|other| other.key() == one.key());
         check_eq!(same.count(), 0, "messages of a key that is leased");
         seen.push(number_in(&one.body));
+        // The others go back first: what is checked is the order within the key that is held.
         let back = each(other, &Settle::Release);
         stage.done(back).await?;
         stage.done(vec![(one.receipt, ack())]).await?;
@@ -147,6 +148,7 @@ async fn a_dead_letter_lets_go_of_its_key(stage: &Stage<'_>) -> CaseResult {
     open(stage, &[("a", 1), ("a", 2), ("b", 3)]).await?;
     let first = only(stage.lease(1, HOLD).await?)?;
     stage.done(vec![(first.receipt, bury())]).await?;
+    // Keys have no order among each other.
     let mut rest = numbers(&stage.lease(10, HOLD).await?);
     rest.sort_unstable();
     check_eq!(rest, [2, 3], "the next of the key, and the other key");
@@ -176,6 +178,7 @@ async fn a_release_and_an_expired_lease_begin_a_key_again_at_its_first(
 async fn what_one_call_hands_out_of_a_key_follows_each_other(stage: &Stage<'_>) -> CaseResult {
     let all: Vec<_> = (1..=40).map(|n| ("a", n)).collect();
     open(stage, &all).await?;
+    // How many messages of a key one call hands out is the engine's choice.
     let mut next = 1;
 
     while next <= 40 {
@@ -224,6 +227,7 @@ async fn a_key_waits_for_every_message_of_it_that_is_leased(stage: &Stage<'_>) -
         return Ok(());
     }
 
+    // Back to front: the key must begin at its first, whichever of them came back last.
     run.reverse();
     stage.done(each(run, &Settle::Release)).await?;
 
@@ -242,6 +246,7 @@ async fn what_a_key_keeps_before_a_place_is_told(stage: &Stage<'_>) -> CaseResul
     let first = only(stage.lease(1, HOLD).await?)?;
     check_eq!(number_in(&first.body), 1, "the first of the key");
 
+    // A place behind the key's second message, taken from a message without a key.
     stage.publish_numbers(&[3]).await?;
     let place = stage.take(HOLD).await?.position();
     let before = || stage.ask(10, HOLD).before(place.clone());
@@ -299,6 +304,7 @@ async fn blocked_keys_are_listed(stage: &Stage<'_>) -> CaseResult {
     stage.done(each(rest, &Settle::Release)).await?;
     check_eq!(numbers(&heads), [1, 3, 5], "the first of each key");
 
+    // One head stays leased, one waits for a retry, and one stands alone in its key.
     let retried = heads.remove(1);
     stage
         .done(vec![(retried.receipt.clone(), retry(HOLD))])

@@ -133,6 +133,7 @@ async fn extending_is_answered_per_message(stage: &Stage<'_>) -> CaseResult {
 async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     let pause = HOLD;
+    // The later one is stored first: the answer is about due times, not about ids.
     let later = [pause * 2, pause].map(Due::After);
     let batch = later.map(|due| stage.message(1).due(due));
     stage.publish(batch.to_vec()).await?;
@@ -143,6 +144,7 @@ async fn an_empty_lease_tells_when_the_next_message_falls_due(stage: &Stage<'_>)
         let why = "the engine does not tell when the next message falls due";
         return Err(CaseError::Skipped(why.into()));
     };
+    // Zero would make a consumer claim without a pause. A millisecond covers rounding up.
     let right = !next.is_zero() && next <= pause + Duration::from_millis(1);
     check!(right, "due in {pause:?}, and the engine says {next:?}");
     Ok(())
@@ -155,6 +157,7 @@ async fn publishing_wakes_who_waits(stage: &Stage<'_>) -> CaseResult {
     };
 
     for n in 0..3 {
+        // What woke for the message before must not count for this one.
         wakeups.mark_unchanged();
         stage.publish_numbers(&[n]).await?;
         let woken = tokio::time::timeout(Duration::from_secs(20), wakeups.changed()).await;
@@ -171,6 +174,7 @@ async fn before_hands_out_only_what_stands_before_a_place(stage: &Stage<'_>) -> 
 
     let first = leased[0].position();
     let middle = leased[2].position();
+    // In reverse, so that no order of the releases can stand for the order of places.
     let back = leased.into_iter().rev();
     let back = back
         .map(|d| (d.receipt, ezq_core::engine::Settle::Release))
@@ -207,6 +211,7 @@ async fn before_stays_exact_while_its_own_message_is_leased(stage: &Stage<'_>) -
     stage
         .done(vec![(first.receipt, ezq_core::engine::Settle::Release)])
         .await?;
+    // Stored after the bound was leased, and so behind it.
     stage.publish_numbers(&[5]).await?;
 
     let ready = numbers(&stage.lease_before(end.position()).await?);

@@ -134,6 +134,7 @@ async fn odd_headers_take_marks(stage: &Stage<'_>) -> CaseResult {
     let stored = odd_headers(stage).await?;
     let failed: HandlerMark = mark(HandlerState::Retry, 1, "no");
 
+    // Twice: the second time the headers are those that the first settlement wrote.
     for round in 1..3 {
         let leased = stage.lease(100, HOLD).await?;
         check_eq!(leased.len(), stored, "deliveries in round {round}");
@@ -189,6 +190,7 @@ async fn odd_headers_survive_expiry(stage: &Stage<'_>) -> CaseResult {
     let leased = stage.lease(100, HOLD).await?;
     check_eq!(leased.len(), stored, "deliveries after expiry");
     let unsettled: Vec<_> = leased.iter().map(|d| d.unsettled_deliveries()).collect();
+    // A counter that cannot be read counts as zero returns, not as an error.
     check_eq!(unsettled, vec![2; stored], "unsettled deliveries");
     Ok(())
 }

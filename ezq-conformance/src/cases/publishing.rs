@@ -42,6 +42,7 @@ async fn a_batch_comes_out_in_its_order(stage: &Stage<'_>) -> CaseResult {
 
 async fn batches_come_out_one_after_another(stage: &Stage<'_>) -> CaseResult {
     stage.needs("ordered", |c| c.ordered)?;
+    // Claims of four then cross the borders of these batches of three.
     for batch in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
         stage.publish_numbers(&batch).await?;
     }
@@ -83,6 +84,7 @@ async fn nothing_may_be_published_settled_and_extended(stage: &Stage<'_>) -> Cas
 }
 
 async fn a_body_keeps_its_values(stage: &Stage<'_>) -> CaseResult {
+    // Numbers that `f64` cannot hold, and texts that a careless escape changes.
     let kept = [
         "9007199254740993",
         "123456789012345678901234567890",
@@ -110,6 +112,7 @@ async fn a_body_keeps_its_values(stage: &Stage<'_>) -> CaseResult {
 
 async fn a_body_keeps_its_bytes(stage: &Stage<'_>) -> CaseResult {
     stage.needs("exact_bodies", |c| c.exact_bodies)?;
+    // What `jsonb` would change: white space, the order of keys, and a key that comes twice.
     let body = "{ \"b\" : 1,\n\"a\":2, \"a\" : 3 }";
     stage.publish(vec![stage.text(body)]).await?;
     check_eq!(stage.take(HOLD).await?.body, body, "the body");
@@ -220,6 +223,8 @@ async fn a_body_over_the_limit_is_refused(stage: &Stage<'_>) -> CaseResult {
 
 async fn an_absurd_delay_harms_no_other(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
+    // Beyond what a database's time can hold. Storing it at the last possible time is right, and
+    // refusing it alone is, too.
     for due in [Due::After(Duration::MAX), Due::At(DateTime::<Utc>::MAX_UTC)] {
         let outcome = refusable(stage, stage.message(-1).due(due)).await?;
         let known = matches!(

@@ -20,6 +20,7 @@ cases![
 
 async fn ensuring_a_queue_again_keeps_its_messages(stage: &Stage<'_>) -> CaseResult {
     stage.publish_numbers(&[1]).await?;
+    // The second client has not seen the queue yet, and must not empty it either.
     for engine in [&stage.engine, &stage.second] {
         engine.ensure_queue(&stage.queue).await?;
     }
@@ -41,6 +42,7 @@ async fn a_queue_keeps_to_itself(stage: &Stage<'_>) -> CaseResult {
     );
 
     let settled = vec![(delivery.receipt, Settle::Release)];
+    // Ids count in each queue apart, so that a receipt names a row of the wrong queue here.
     let outcomes = stage.engine.settle(&stage.other, settled).await?;
     let lost = matches!(outcomes.as_slice(), [SettleOutcome::LeaseLost]);
     check!(lost, "a receipt in another queue answered {outcomes:?}");
@@ -60,6 +62,7 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
     let mut in_progress = 3;
     if let (true, Some(receipt)) = (stage.engine.dead_letters().is_some(), receipts.next()) {
         stage.done(vec![(receipt, bury())]).await?;
+        // A dead letter is no longer a message of the queue.
         (dead, in_progress) = (1, 2);
     }
 
@@ -83,6 +86,7 @@ async fn statistics_count_every_state(stage: &Stage<'_>) -> CaseResult {
         "the age of the oldest ready message is unknown"
     );
 
+    // With all leased, nothing waits that could have an age.
     stage.lease(10, HOLD).await?;
     let stats = stage.stats().await?;
     check_eq!(stats.ready, 0, "ready");

@@ -57,6 +57,7 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     let started = Instant::now();
     let now = stage.fresh(HOLD).await?.leased_at;
+    // No round number, so that rounding to a tenth of a second shows as well.
     let at = now + TimeDelta::milliseconds(733);
     later(stage, 2, Due::At(at)).await?;
 
@@ -85,6 +86,7 @@ async fn a_time_is_neither_early_nor_late(stage: &Stage<'_>) -> CaseResult {
 async fn a_time_in_the_past_is_at_once(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     let now = stage.fresh(HOLD).await?.leased_at;
+    // A second ago, and more than fifty years ago.
     for (n, ago) in [(2, TimeDelta::seconds(1)), (3, TimeDelta::days(20_000))] {
         later(stage, n, Due::At(now - ago)).await?;
     }
@@ -99,6 +101,7 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
     stage.needs("ordered", |c| c.ordered)?;
 
+    // In neither the order of ids nor its reverse.
     let delays = [(1, 250), (2, 150), (3, 200)];
     let batch = delays.map(|(n, millis)| {
         stage
@@ -189,6 +192,7 @@ async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'
     let id = first.receipt.message_id().clone();
     let mut receipt = first.receipt;
 
+    // A handler may have run already, so that taking it back would be a lie.
     for state in ["while it is leased", "after its release"] {
         let cancelled = stage.engine.cancel(&stage.queue, &id).await?;
         check!(!cancelled, "a message was taken back {state}");

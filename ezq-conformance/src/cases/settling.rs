@@ -115,6 +115,7 @@ async fn a_retry_keeps_the_marks_of_every_handler(stage: &Stage<'_>) -> CaseResu
 /// Deliveries without a settlement count as crashes, and too many of them end in a dead letter. A long
 /// retry policy must not look like that.
 async fn a_settled_delivery_does_not_count_as_a_crash(stage: &Stage<'_>) -> CaseResult {
+    // Two settlements that count as a return, and then a crash.
     let steps = [
         (Some(retry(Duration::ZERO)), 1),
         (Some(Settle::Release), 1),
@@ -256,6 +257,7 @@ async fn outgoing_events_for_a_missing_queue_fail_their_settlement_alone(
         batch.push((n, (delivery.receipt, Settle::Ack { outgoing })));
     }
 
+    // Outcomes come in the order of the settlements, so that the numbers tell whose they are.
     let (numbers, batch): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let mut failed = None;
     for (n, outcome) in numbers.into_iter().zip(stage.settle(batch).await?) {
@@ -284,6 +286,7 @@ async fn of_two_settlements_of_one_delivery_the_first_possible_counts(
     stage: &Stage<'_>,
 ) -> CaseResult {
     let receipt = stage.fresh(HOLD).await?.receipt;
+    // The first is impossible, the second settles, and the third comes too late.
     let impossible = Settle::Ack {
         outgoing: vec![stage.message(2).queue(stage.missing.clone())],
     };

@@ -22,6 +22,7 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
         "new subscriptions"
     );
     check_eq!(
+        // Only `c` is new here.
         subscribe(stage, "shop", queue, &["b.#", "a", "c"]).await?,
         1,
         "new subscriptions"
@@ -32,11 +33,13 @@ async fn a_subscription_stands_once(stage: &Stage<'_>) -> CaseResult {
         "new subscriptions"
     );
     check_eq!(
+        // A queue may be subscribed before it is created, and the list says that it is missing.
         subscribe(stage, "mail", &stage.missing, &["a"]).await?,
         1,
         "new subscriptions"
     );
 
+    // By the other client: what counts is in the store, not in the first one's memory.
     let listed = second(stage)?.subscriptions().await?;
     let ours = listed
         .iter()
@@ -102,6 +105,7 @@ async fn concurrent_subscribers_add_each_once(stage: &Stage<'_>) -> CaseResult {
         .iter()
         .map(|name| Pattern::new(name))
         .collect::<Result<Vec<_>, _>>()?;
+    // In opposite orders: an engine that locks rows in the order of the call would deadlock.
     let turned: Vec<_> = patterns.iter().rev().cloned().collect();
     let one = store(stage)?;
 
@@ -133,6 +137,7 @@ async fn what_applications_say_of_types_is_told(stage: &Stage<'_>) -> CaseResult
     let shop = party("shop", EventRole::Owner);
     let mail = party("mail", EventRole::Publisher);
     store(stage)?.record(&[mail.clone(), shop.clone()]).await?;
+    // Said again by another process, as every start does.
     second(stage)?.record(std::slice::from_ref(&shop)).await?;
 
     let told = second(stage)?.parties(&named(stage, "a")).await?;

@@ -38,6 +38,7 @@ impl<'a, 'h> Scheduled<'a, 'h> {
     /// A schedule whose tick comes soon.
     async fn new(stage: &'a Stage<'h>) -> Result<Self, CaseError> {
         stage.needs("schedules", |c| c.schedules)?;
+        // Quotes, a semicolon and a letter beyond ASCII would break a statement made from text.
         let name = format!("{} \"Täglich\"; '", stage.queue);
         let scheduled = Self {
             stage,
@@ -160,6 +161,7 @@ async fn concurrent_processes_fire_a_tick_once(stage: &Stage<'_>) -> CaseResult 
 
     let second = store(&*stage.second)?;
     let firing = || scheduled.firing(&row, Some(stage.message(1)));
+    // Two from each client: the store has to decide, not a lock within one process.
     let (a, b, c, d) = tokio::join!(
         scheduled.store.fire(firing()),
         second.fire(firing()),
@@ -242,6 +244,7 @@ async fn a_paused_schedule_does_not_tick(stage: &Stage<'_>) -> CaseResult {
 
     let paused = scheduled.row().await?.paused_at;
     check!(paused.is_some(), "it does not say that it is paused");
+    // Pausing again must not move the time since when it is paused.
     check!(pause(true).await?, "the paused schedule was not found");
     check_eq!(
         scheduled.row().await?.paused_at,
@@ -302,6 +305,7 @@ async fn a_schedule_is_changed_only_by_who_knows_its_definition(stage: &Stage<'_
 
     stage.pass(SOON).await;
     scheduled
+        // A process of an older version may still have this tick in hand.
         .not_due(&row, "a tick of an old definition")
         .await?;
     scheduled.end().await

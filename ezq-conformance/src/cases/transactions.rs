@@ -76,6 +76,8 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
 async fn a_transaction_that_lost_its_lease_leaves_nothing(stage: &Stage<'_>) -> CaseResult {
     stage.needs("transactions", |c| c.transactions)?;
 
+    // An engine removes the message for one of them and updates it for the other: two statements,
+    // two fences.
     for is_last in [true, false] {
         let stale = stage.fresh(SHORT).await?.receipt;
         let unit = stage.engine.begin(&stage.queue, None).await?;
@@ -178,6 +180,7 @@ async fn a_transaction_finishes_a_batch_or_nothing_of_it(stage: &Stage<'_>) -> C
         .await?;
 
     let unit = stage.engine.begin(&stage.queue, None).await?;
+    // One void receipt of three must undo the two good ones and the event.
     let mut with_lost = finished(&receipts);
     with_lost.push(last(&receipts[2]));
 
@@ -231,6 +234,7 @@ async fn a_claim_inside_a_transaction_commits_with_it(stage: &Stage<'_>) -> Case
             "deliveries, which the claim does not count"
         );
 
+        // They pass over what is claimed, and do not wait for the transaction.
         let others = stage.second.lease(stage.ask(10, SHORT)).await?.deliveries;
         check_eq!(numbers(&others), [3], "what others get meanwhile");
 

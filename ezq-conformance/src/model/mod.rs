@@ -43,6 +43,7 @@ impl ModelConfig {
     /// # Errors
     /// If one of them is set and is not a number.
     pub fn from_env() -> Result<Self, ParseIntError> {
+        // Nanoseconds alone: a short seed is easier to type again, and a run needs no more variety.
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -157,6 +158,7 @@ pub async fn run_model(
         let sequence = Sequence::draw(seed, config.steps);
         let played = sequence.run(harness, &mut report).await;
         played.map_err(|failing| failure(seed, failing))?;
+        // So the seed of a failure repeats its sequence as the first one of a run.
         seed = seed.wrapping_add(1);
     }
     Ok(report)

@@ -117,6 +117,8 @@ pub(super) enum How {
 /// Any operation.
 pub(super) fn operation() -> BoxedStrategy<Operation> {
     use Operation::*;
+    // Claims and settlements come most, since the rest only matters to what is leased. Purging and
+    // discarding come seldom: they leave nothing to examine.
     Union::new_weighted(vec![
         (10, vec((queue(), when()), 1..5).prop_map(Publish).boxed()),
         (
@@ -185,6 +187,7 @@ pub(super) fn operation() -> BoxedStrategy<Operation> {
 fn settlement() -> impl Strategy<Value = Settlement> {
     let how = prop_oneof![
         3 => Just(How::Ack),
+        // Zero hours is a retry at once.
         3 => hours().prop_map(|hours| How::Retry { hours: hours - 1 }),
         2 => Just(How::Release),
         2 => Just(How::Bury),

@@ -73,6 +73,7 @@ impl<'h> Play<'h> {
         stage.needs("delayed", |c| c.delayed)?;
         stage.needs("ordered", |c| c.ordered)?;
         stage.dead_letters()?;
+        // A lease tells the engine's time. The process's own clock may differ from it.
         let probe = stage.fresh(HOLD).await?;
         stage
             .done(vec![(probe.receipt, crate::stage::ack())])
@@ -94,6 +95,7 @@ impl<'h> Play<'h> {
 
     async fn step(&mut self, operation: &Operation) -> CaseResult {
         let started = Instant::now();
+        // Before the engine acts, so that both stamp what happens with the same step.
         self.reference.begin_step();
         let effective = match operation {
             Operation::Publish(messages) => self.publish(messages).await,
@@ -144,6 +146,7 @@ impl<'h> Play<'h> {
         for queue in 0..QUEUES {
             self.step(&Operation::Look { queue }).await?;
         }
+        // Longer than every delay and lease that is drawn, so that all of it is due.
         self.step(&Operation::Advance { hours: 24 }).await?;
         for queue in 0..QUEUES {
             self.step(&Operation::Lease {
@@ -278,6 +281,8 @@ impl<'h> Play<'h> {
     fn check_wait(&self, seen: Option<Duration>, next: Option<Time>) -> CaseResult {
         let now = self.reference.now().half_hour;
         let wanted = next.map(|time| span(time.half_hour - now));
+        // Half an hour is the model's unit. A difference below half of that is the real time
+        // that the sequence took.
         let right = match (seen, wanted) {
             (Some(seen), Some(wanted)) => seen.abs_diff(wanted) < HALF_HOUR / 2,
             // The contract lets an engine answer nothing here.

@@ -186,6 +186,7 @@ impl Reference {
         let mut may = ready;
         let mut must = ready;
         if let Some(before) = bounds.before {
+            // A message is never before itself.
             may &= !before.due.precedes(&message.due) && message.number != before.number;
             must &= message.due.precedes(&before.due);
         }
@@ -326,6 +327,7 @@ impl Reference {
 
     fn undelivered(&self, queue: usize, id: &MessageId) -> Option<usize> {
         self.messages.iter().position(|message| {
+            // Once it was delivered, a handler may have run.
             message.queue == queue && message.id.as_ref() == Some(id) && message.deliveries == 0
         })
     }

@@ -28,6 +28,7 @@ pub(super) struct Failing {
 impl Sequence {
     /// The sequence of a seed, cut to `at_most` operations.
     pub(super) fn draw(seed: u64, at_most: usize) -> Self {
+        // ChaCha takes a seed of 32 bytes.
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -51,6 +52,7 @@ impl Sequence {
             return Ok(());
         };
 
+        // What comes after the failure cannot have caused it.
         self.0.truncate(at + 1);
         let mut shrinking = Shrinking {
             harness,
@@ -91,6 +93,8 @@ impl Shrinking<'_> {
 
     /// Leaves out runs of operations, long ones first, as long as the rest still fails.
     async fn drop_runs(&mut self) {
+        // From halves to single operations, as in delta debugging: most of a sequence is not
+        // needed for the failure.
         let mut run = self.sequence.0.len().div_ceil(2);
         while run > 0 {
             let before = self.sequence.0.len();
@@ -107,6 +111,7 @@ impl Shrinking<'_> {
             }
 
             let shorter = self.sequence.0.len() < before;
+            // Single operations are tried until a pass removes none: each removal may free another.
             if !(shorter && run == 1) {
                 run /= 2;
             }

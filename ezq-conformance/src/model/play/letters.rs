@@ -17,6 +17,7 @@ impl Play<'_> {
         let mut seen = self.stage.engine.stats(&self.queue(queue)).await?;
         let (wanted, oldest) = self.reference.stats(queue);
         let age = seen.oldest_ready.take();
+        // The age was taken out: it also counts real time, and is compared by its own measure.
         check_eq!(seen, wanted, "statistics");
 
         let now = self.reference.now().half_hour;
@@ -154,6 +155,7 @@ impl Play<'_> {
     }
 
     pub(super) async fn redrive(&mut self, queue: usize, picks: &[Pick]) -> Result<bool> {
+        // Compared first, so that the ids of all letters are known to pick from.
         self.look(queue).await?;
         let ids = self.pick_letters(queue, picks);
         let letters = self.stage.dead_letters()?;

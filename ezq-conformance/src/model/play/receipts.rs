@@ -37,6 +37,7 @@ impl Play<'_> {
         let mut settlements = Vec::new();
         let mut wanted = Vec::new();
         for (settlement, receipt) in batch.iter().zip(&picked) {
+            // Before the settlement draws numbers for its events: the reference must draw the same.
             let numbers = self.numbers;
             let settle = self.settlement(settlement);
             settlements.push((self.receipts[*receipt].1.clone(), settle));
@@ -54,6 +55,7 @@ impl Play<'_> {
                 seen == Some(wanted),
                 "expected {wanted:?}, the engine answers {outcome:?}"
             );
+            // A settlement that failed leaves the lease as it is, so the worker keeps the receipt.
             if wanted != Ending::Failed {
                 self.abandon(by, *receipt);
             }
