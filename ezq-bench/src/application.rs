@@ -66,6 +66,7 @@ impl Application {
     pub(crate) async fn counting(url: &str) -> Result<Self> {
         Self::open(url, |counter| {
             Handler::on("noop", move |_: Payload| {
+                // A count alone, which nothing else is ordered by.
                 counter.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(())
             })
@@ -87,6 +88,7 @@ impl Application {
     ) -> Result<Run> {
         let Self { ezq, handled } = self;
         let queue = QueueName::new(&job.queue)?;
+        // Before the queue is filled: what counts is the retention at the acknowledgement.
         ezq.pgmq().set_retention(&queue, job.retention)?;
         ezq.pgmq().ensure_queue(&queue).await?;
         template.copy(ezq, &job.queue).await?;
@@ -115,6 +117,7 @@ impl Application {
             events * handlers,
         )?;
 
+        // ezq could win by deleting where it should archive, so the archive is counted as well.
         let kept = count(ezq, &format!("pgmq.a_{queue}")).await?;
         let wanted = if job.retention.is_archive() {
             events
@@ -123,6 +126,7 @@ impl Application {
         };
         check("the number of events in the archive", kept, wanted)?;
 
+        // Only what is due tomorrow may be left.
         drop_queue(ezq, &job.queue, template.later).await?;
         drop_queue(ezq, &queue.dead_letters(), 0).await?;
         Ok(Run { events, took })

@@ -45,6 +45,7 @@ impl Arguments {
         };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
+            // Taken by the options that need one, at the place where they stand.
             let mut value = || {
                 words
                     .next()

@@ -46,6 +46,7 @@ impl Child {
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A case that fails must not leave a worker on its queue.
             .kill_on_drop(true);
         let mut process = command.spawn()?;
         let answers = process.stdout.take().ok_or("the child has no output")?;
@@ -109,6 +110,7 @@ pub(crate) async fn told_to_go() -> Result<()> {
     BufReader::new(tokio::io::stdin())
         .read_line(&mut line)
         .await?;
+    // The end of the input: the parent has died, and nobody waits for a figure.
     if line.is_empty() {
         Err("the parent is gone".into())
     } else {

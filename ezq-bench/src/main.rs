@@ -30,6 +30,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Before the arguments: a child gets its role from the environment and has none.
     if let Some(result) = cases::work_as_child().await {
         return ended(result);
     }
@@ -70,6 +71,7 @@ async fn fulfil(wish: Wish) -> Result<()> {
     };
 
     if cfg!(debug_assertions) {
+        // A warning and no error: a debug build still checks every count.
         eprintln!("warning: this is no release build, its figures mean nothing");
     }
     let database = Database::open(arguments.database_url.as_deref()).await?;

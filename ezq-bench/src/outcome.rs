@@ -168,6 +168,7 @@ impl Outcome {
 
 /// Rounds to the digits that mean something.
 fn figure(value: f64) -> Value {
+    // Four digits are more than the noise of a machine leaves standing.
     json!(if value.abs() >= 1000.0 {
         value.round()
     } else {

@@ -34,6 +34,7 @@ impl Pairs {
             // Even pairs begin with ezq, odd ones with the reference.
             for is_second in [false, true] {
                 if is_second == (n % 2 == 1) {
+                    // The number of the pair is part of its queues' names, so no two runs share one.
                     rates.0 = ezq(n).await?.rate();
                 } else {
                     rates.1 = reference(n).await?.rate();
@@ -91,6 +92,7 @@ pub(crate) struct Spread {
 impl Spread {
     pub(crate) fn of(values: &[f64]) -> Self {
         let mut values = values.to_vec();
+        // A total order: `NaN` sorts last instead of upsetting the others.
         values.sort_by(f64::total_cmp);
         Self {
             min: values.first().copied().unwrap_or(f64::NAN),

@@ -58,6 +58,7 @@ impl Template {
 
         let mut events = events.peekable();
         while events.peek().is_some() {
+            // A statement of bounded size, whatever the number of events.
             let batch: Vec<Payload> = events.by_ref().take(1000).collect();
             self.is_keyed |= batch.iter().any(|event| event.key().is_some());
             if tomorrow {
@@ -96,6 +97,7 @@ impl Template {
         let mut connection = ezq.pool().acquire().await?;
         connection.execute(AssertSqlSafe(copy)).await?;
         connection
+            // Also gives the planner the statistics that a queue in use has.
             .execute(AssertSqlSafe(format!("vacuum analyze {table}")))
             .await?;
         drop(connection);

@@ -29,6 +29,7 @@ impl Rows {
     /// # Errors
     /// If it does not hold exactly one row for each event.
     pub(crate) async fn check_and_drop(self, ezq: &Ezq, events: usize) -> Result<()> {
+        // Both: a double and a missing row would cancel out in the count.
         let sql = format!("select count(*), count(distinct n) from {}", self.0);
         let (rows, distinct): (i64, i64) =
             query_as(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?;

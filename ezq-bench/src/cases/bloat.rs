@@ -48,8 +48,10 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         |n| async move {
             let mut other = database.connect().await?;
             let mut open = other
+                // At this level the snapshot of the first statement is kept to the end.
                 .begin_with("begin isolation level repeatable read")
                 .await?;
+            // `begin` takes no snapshot. The first statement does.
             query("select count(*) from pgmq.meta")
                 .execute(&mut *open)
                 .await?;
@@ -87,6 +89,7 @@ async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {
 
     let started = Instant::now();
     for first in (0..events).step_by(BATCH) {
+        // The queue stays short, so that what grows is dead rows and not the backlog.
         while consumer.counts().handled + (AHEAD as u64) < first as u64 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

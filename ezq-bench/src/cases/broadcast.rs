@@ -74,6 +74,7 @@ async fn run(
         .collect::<ezq::Result<Vec<_>>>()?;
 
     let subscriptions = ezq.subscriptions()?;
+    // What an earlier run that failed has left.
     subscriptions.remove_app(APP).await?;
     for queue in &names {
         create(&ezq, queue.as_str()).await?;
@@ -115,6 +116,7 @@ async fn broadcast(ezq: &Ezq, queues: &[QueueName], events: usize) -> Result<Run
     let began = Instant::now();
     for n in 0..events {
         let sent = ezq.broadcast(&Payload::new(n)).await?;
+        // In the measured time, on both sides.
         check("copies", sent.copies.len() as u64, queues.len())?;
     }
     Ok(Run {
@@ -130,6 +132,7 @@ async fn insert(
     events: usize,
 ) -> Result<Run> {
     empty(ezq, queues).await?;
+    // One statement, as a careful application would write it for queues that it knows.
     let copies: Vec<String> = queues
         .iter()
         .map(|queue| {

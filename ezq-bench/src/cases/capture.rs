@@ -91,6 +91,7 @@ async fn woken(
         .ok_or("the engine wakes nobody")?;
     let before = *wakeups.borrow_and_update();
     let run = insert(database, sessions, each).await?;
+    // Nobody may stop looking: the last commit still wakes.
     wakeups.changed().await?;
     check("the queue woken", u64::from(*wakeups.borrow() > before), 1)?;
     engine.close().await;
@@ -103,6 +104,7 @@ async fn insert(
     each: usize,
 ) -> Result<Run> {
     let mut own = database.connect().await?;
+    // The checkpoint would otherwise fall into some runs and not into others.
     let empty = format!("truncate pgmq.q_{NAME}; checkpoint");
     own.execute(AssertSqlSafe(empty)).await?;
 
@@ -121,6 +123,7 @@ async fn insert(
         });
     }
     while let Some(session) = tasks.join_next().await {
+        // The sessions are kept: connecting 64 times is no part of the case.
         sessions.push(session??);
     }
     let took = began.elapsed();

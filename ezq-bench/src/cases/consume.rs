@@ -76,6 +76,7 @@ async fn read_and_remove(
     let queue = format!("bench_consume_plain_{n}");
     create(ezq, &queue).await?;
     template.copy(ezq, &queue).await?;
+    // PGMQ's own calls, as its documentation shows them.
     let remove = match retention.is_archive() {
         true => "select pgmq.archive($1, $2)",
         false => "select pgmq.delete($1, $2)",
@@ -86,6 +87,7 @@ async fn read_and_remove(
     let mut removed = 0;
     loop {
         let messages: Vec<(i64, String)> =
+            // 30 s of invisibility, which no batch takes.
             query_as("select msg_id, message::text from pgmq.read($1, 30, $2)")
                 .bind(&queue)
                 .bind(READ)

@@ -99,6 +99,7 @@ async fn claim_delete_insert(
     let queue = format!("bench_batch_plain_{n}");
     create(ezq, &queue).await?;
     template.copy(ezq, &queue).await?;
+    // The least that does the work: a claim that deletes, in the transaction of the insert.
     let claim = format!(
         "delete from pgmq.q_{queue} q
          using (select msg_id from pgmq.q_{queue} where vt <= now()
@@ -114,6 +115,7 @@ async fn claim_delete_insert(
         let messages: Vec<(i64, String)> = query_as(AssertSqlSafe(claim.clone()))
             .fetch_all(&mut *tx)
             .await?;
+        // The loop is alone on its queue, so that nothing found means nothing left.
         if messages.is_empty() {
             tx.rollback().await?;
             break;

@@ -29,6 +29,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     let mut delayed = Template::create(ezq, "delayed").await?;
     delayed
+        // Published first, so that they have the lower ids and stand ahead in the table.
         .add(ezq, (0..2 * events).map(Payload::new), true)
         .await?;
     delayed

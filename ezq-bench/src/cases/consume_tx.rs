@@ -53,6 +53,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::open(database.url(), handler).await?;
     let events = options.events.unwrap_or(EVENTS);
     let template = Template::plain(&application.ezq, CASE.name, events).await?;
+    // As many connections as ezq has: the comparison is of the work, not of the pool.
     let connections = application.ezq.pool().options().get_max_connections();
     // The closures run many times, so they move references.
     let app = &application;
@@ -107,6 +108,7 @@ async fn plain(
     let started = Instant::now();
     let workers: Vec<_> = open
         .into_iter()
+        // A task for each, so that the loops run on all cores, as ezq does.
         .map(|connection| tokio::spawn(work(connection, queue.clone())))
         .collect();
     let mut handled = 0;
@@ -128,6 +130,7 @@ async fn plain(
 }
 
 async fn work(mut connection: PgConnection, queue: String) -> Result<u64> {
+    // Fenced as ezq's is: a message that was delivered again is left alone.
     let delete = format!("delete from pgmq.q_{queue} where msg_id = $1 and read_ct = $2");
     let mut handled = 0;
     loop {

@@ -50,6 +50,7 @@ const REPETITIONS: usize = 3;
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     // Valgrind counts instructions, where it is installed.
+    // Instructions are the same on every run, and a time of 100 ns is not.
     let counts = Child::under("valgrind", &["--version".to_owned()], "").is_ok();
     let repetitions = options.repetitions(REPETITIONS);
 
@@ -87,6 +88,7 @@ async fn cost(side: &str, events: usize, counts: bool) -> Result<f64> {
 
 /// The instructions for an event, in a process of its own.
 async fn instructions(side: &str, events: usize) -> Result<f64> {
+    // The difference of two runs leaves out the start of process and runtime.
     let short = counted(side, SHORT).await?;
     let long = counted(side, SHORT + events).await?;
     Ok((long as f64 - short as f64) / events as f64)
@@ -126,6 +128,7 @@ fn call(events: usize) -> Result<()> {
     let body = Bodies::default().next(&Payload::new(7))?;
     let mut sum = 0;
     for _ in 0..events {
+        // Without the boxes the compiler could read the same body once for all events.
         sum += std::hint::black_box(number(std::hint::black_box(&body))?);
     }
     check("the sum", sum.unsigned_abs(), 7 * events)
@@ -191,6 +194,7 @@ impl Engine for Feed {
     }
 
     async fn lease(&self, request: LeaseRequest) -> ezq::Result<Leased> {
+        // A consumer has one fetch at a time, so that nobody changes it in between.
         let left = self.left.load(Ordering::Relaxed);
         let count = left.min(request.max);
         self.left.store(left - count, Ordering::Relaxed);

@@ -55,6 +55,7 @@ async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
     let mut sizes = [1000, 10_000, 100_000, 1_000_000]
         .map(|size: usize| size.min(most))
         .to_vec();
+    // With few events (`--events`), several sizes are cut to the same one.
     sizes.dedup();
     let repetitions = options.repetitions(REPETITIONS);
     let application = Application::counting(database.url()).await?;
@@ -80,6 +81,7 @@ async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
     bar.finish_and_clear();
 
     let mut settings = application.close(database, template).await?;
+    // Each point has a number of its own.
     settings.remove("events");
     let outcomes = points.into_iter().flat_map(|(size, rates, claims)| {
         let claim = Measure {
@@ -174,6 +176,7 @@ async fn queues(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
     let application = Application::counting(database.url()).await?;
     let mut outcomes = Vec::new();
     for count in counts {
+        // The same number in all, so that only the number of queues grows.
         let each = events.div_ceil(count);
         let template = Template::plain(&application.ezq, QUEUES.name, each).await?;
         let mut rates = Vec::new();

@@ -31,6 +31,7 @@ const WINDOW: Duration = Duration::from_secs(6);
 const QUEUE: &str = "bench_idle";
 
 async fn run(options: &Options) -> Result<Vec<Outcome>> {
+    // A server of its own: `pg_stat_statements` counts what everyone sends.
     let server = EmbeddedPostgres::builder()
         .durable(true)
         .setting("shared_preload_libraries", "pg_stat_statements")
@@ -58,6 +59,7 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         }
         Ok(())
     };
+    // The first event creates the queue, prepares statements and begins to listen.
     wake().await?;
     // After an event the consumer polls at shorter intervals for a while. That is over by then.
     tokio::time::sleep(WINDOW).await;
@@ -102,6 +104,7 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
 }
 
 async fn statements(observer: &mut PgConnection) -> Result<i64> {
+    // The statement leaves itself out.
     let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
                where query not like '%pg_stat_statements%'";
     Ok(query_scalar(sql).fetch_one(observer).await?)

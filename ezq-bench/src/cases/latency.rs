@@ -65,12 +65,14 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let mut middle = Pairs::default();
     let mut tail = Pairs::default();
     for n in 0..=repetitions {
+        // At the same time, so that both see the same machine.
         let measured = tokio::join!(
             publish(&publisher, &mut started, events),
             reference.measure(events),
         );
         let own = measured.0?;
         let plain = measured.1?;
+        // The first repetition only warms up.
         if n > 0 {
             middle.push(percentile(&own, 50), percentile(&plain, 50));
             tail.push(percentile(&own, 99), percentile(&plain, 99));
@@ -117,6 +119,7 @@ async fn without_polling(url: &str, start: mpsc::UnboundedSender<(usize, Instant
         .database_url(url)
         .without_discovered_handlers()
         .configure(|config| {
+            // A poll that happens to come right then would pass for a wake-up.
             config.poll_min = Some(NEVER);
             config.poll_max = Some(NEVER);
         })

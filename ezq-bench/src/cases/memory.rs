@@ -46,6 +46,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         ezq.pgmq().ensure_queue(&queue).await?;
         template.copy(ezq, &name).await?;
 
+        // A process of its own: the template and its client are not to be counted.
         let mut child = Child::start(&format!("memory {queue} {events}"), database.url())?;
         let answer = child.answer().await?;
         child.end().await?;
@@ -98,6 +99,7 @@ pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
     while consumer.is_running() {
         let size = resident()?;
         most = most.max(size);
+        // By then every buffer and pool has its size. What grows from here on is a leak.
         if at_tenth.is_none() && handled.load(Ordering::Relaxed) >= tenth {
             at_tenth = Some(size);
         }

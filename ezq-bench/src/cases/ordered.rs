@@ -55,6 +55,7 @@ struct Order {
 
 impl Order {
     fn note(&self, key: usize, n: usize) {
+        // One more than the number, since zero means that none was seen yet.
         if self.newest[key].fetch_max(n + 1, Ordering::Relaxed) > n {
             self.wrong.fetch_add(1, Ordering::Relaxed);
         }

@@ -79,6 +79,7 @@ async fn work_off(
     }
     let mut handled = 0;
     for child in &mut children {
+        // In turn is enough: the time ends with the slowest, whichever it is.
         handled += child.answer().await?.parse::<u64>()?;
     }
     let took = started.elapsed();

@@ -88,6 +88,7 @@ async fn publish(ezq: &Ezq, events: usize, batch: usize, n: usize) -> Result<Run
 
     let started = Instant::now();
     for first in (0..events).step_by(batch) {
+        // The call for one event is another than that for several.
         if batch == 1 {
             ezq.publish(&Payload::new(first)).queue(&queue).await?;
             continue;

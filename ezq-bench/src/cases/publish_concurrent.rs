@@ -40,6 +40,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let pool = || {
         PgPoolOptions::new()
             .max_connections(POOL)
+            // All open before the time begins.
             .min_connections(POOL)
     };
     let plain = pool().connect(database.url()).await?;

@@ -80,6 +80,7 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
 
     let role = format!("recovery {queue} {}", lease.as_secs());
     let mut worker = Child::start(&role, database.url())?;
+    // The worker has claimed all of them, and so their handlers run.
     let are_held = format!("select count(*) = {RUNNING} from pgmq.q_{queue} where read_ct = 1");
     while !query_scalar::<_, bool>(AssertSqlSafe(are_held.clone()))
         .fetch_one(other.pool())
@@ -135,6 +136,7 @@ async fn application(url: &str, takes: Duration) -> Result<Ezq> {
 
 /// The worker: it holds the events that it claims until it is killed.
 pub(crate) async fn work(url: &str, queue: &str, lease: &str) -> Result<()> {
+    // For ever, but no time that overflows when it is added to now.
     let ezq = application(url, Duration::MAX / 4).await?;
     let lease = Duration::from_secs(lease.parse()?);
     ezq.consumer()

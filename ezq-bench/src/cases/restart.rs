@@ -66,8 +66,10 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         ezq.publish_all(&events).queue(QUEUE).await?;
 
         let stopped = Instant::now();
+        // At once, without a checkpoint: the start has to recover.
         server.stop(true).await?;
         server.start_again().await?;
+        // The publisher tries again, as an application would. Its tries belong to the time.
         while ezq.publish(&Payload::new(next)).queue(QUEUE).await.is_err() {
             patient(stopped).await?;
         }

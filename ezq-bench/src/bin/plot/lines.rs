@@ -38,10 +38,12 @@ fn plot(figures: &[Figure], case: &str) -> Option<String> {
             .iter()
             .map(|(figure, _)| figure.max)
             .fold(0.0, f64::max)
+            // Four lines of a round step each, so that the labels are round as well.
             / 4.0,
     ) * 4.0;
     let x = |value: f64| {
         let share = if most > least {
+            // What grows does so tenfold from point to point, and needs a logarithmic scale.
             (value / least).ln() / (most / least).ln()
         } else {
             0.5
