@@ -16,8 +16,8 @@ use tracing::dispatcher::has_been_set;
 pub(crate) use crate::{__error as error, __warn as warn};
 
 /// Printed once, under the first line.
-const HINT: &str = "ezq prints warnings here because the program set up neither `tracing` nor `log`; \
-                    either ends this, and so does `EZQ_STDERR=false`";
+const HINT: &str = "ezq prints warnings here because the program set up neither `tracing` nor \
+                    `log`: set up either, or set `EZQ_STDERR=false`, to end this";
 
 /// Whether `EZQ_STDERR` allows printing to stderr. Read once: `is_unheard` is asked at each warning.
 static ALLOWED: LazyLock<bool> =

@@ -141,5 +141,5 @@ impl PublishWithin for Broadcast {
 }
 
 fn no_id() -> Error {
-    Error::new(ErrorKind::Engine, "the database gave no id")
+    Error::new(ErrorKind::Engine, "the database returned no id")
 }

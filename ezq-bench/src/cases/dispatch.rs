@@ -106,7 +106,7 @@ async fn counted(side: &str, events: usize) -> Result<u64> {
     let total = profile
         .lines()
         .find_map(|line| line.strip_prefix("totals: "));
-    Ok(total.ok_or("callgrind told no total")?.trim().parse()?)
+    Ok(total.ok_or("callgrind printed no total")?.trim().parse()?)
 }
 
 async fn nanoseconds(side: &str, events: usize) -> Result<f64> {

@@ -232,7 +232,7 @@ impl std::fmt::Debug for Schedules<'_> {
 
 fn missing(name: &str) -> Error {
     let text = format!(
-        "there is no schedule `{}`: `schedules()?.list()` tells those there are",
+        "there is no schedule `{}`: `schedules()?.list()` lists the schedules",
         name.escape_debug()
     );
     Error::new(ErrorKind::ScheduleMissing, text)

@@ -115,7 +115,7 @@ impl App {
         } = publisher.prepare(draft, &options)?;
         if is_control(&event_type) {
             return Err(refused(
-                "a control event stops a consumer: publish it to that one's queue",
+                "a control event stops a consumer: publish it to that consumer's queue",
             ));
         }
 
@@ -169,17 +169,17 @@ impl App {
 fn check_inline(options: &PublishOptions) -> Result<()> {
     if options.due != Due::Now {
         return Err(refused(
-            "what is dispatched inline runs now: publish it for a delay",
+            "an inline dispatch runs at once: publish the event to delay it",
         ));
     }
     if options.max_attempts.is_some() {
         return Err(refused(
-            "what is dispatched inline is tried once: `max_attempts` means nothing",
+            "an inline dispatch makes one attempt: leave out `max_attempts`",
         ));
     }
     if options.dedupe_key.is_some() {
         return Err(refused(
-            "what is dispatched inline is not stored: no dedupe key tells it again",
+            "an inline dispatch stores nothing: leave out the dedupe key",
         ));
     }
     Ok(())

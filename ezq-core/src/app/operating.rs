@@ -150,7 +150,7 @@ impl App {
             let name = engine.capabilities().name;
             Error::new(
                 ErrorKind::Unsupported,
-                format!("the engine `{name}` lists no dead letters"),
+                format!("the engine `{name}` does not support dead letters"),
             )
         })?;
         Ok(DeadLetterQueue::new(store, queue))
@@ -233,7 +233,8 @@ async fn give_up(
     };
     if let Some(error) = failure {
         if let Some(kept) = put_back(&*engine, &queue, receipt).await {
-            let text = "it could not be put back: it comes within half a minute, due or not";
+            let text = "the event could not be put back: it is delivered within half a minute, \
+                        due or not";
             warn!(%queue, message_id = %id, error = kept, "{text}");
         }
         return Err(error);

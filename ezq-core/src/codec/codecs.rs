@@ -202,7 +202,8 @@ impl Codecs {
             .text(CODEC)
             .filter(|name| self.find(name).is_none())?;
         let name = name.escape_debug();
-        let text = format!("no codec here is the `{name}` that the body was written with");
+        let text =
+            format!("the codec `{name}` wrote the body, and the application does not have it");
         Some(Error::new(ErrorKind::UnknownCodec, text))
     }
 

@@ -101,7 +101,7 @@ impl Codec for RawJson {
             if plain_type(body).is_some() {
                 return Ok(decode(body, origin)?);
             }
-            return Err(format!("nothing says its type: set the header `{CE_TYPE}`").into());
+            return Err(format!("the event type is missing: set the header `{CE_TYPE}`").into());
         };
 
         let id = headers

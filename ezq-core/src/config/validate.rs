@@ -54,7 +54,7 @@ impl Config {
 
         if [self.poll_min, self.poll_max].contains(&Some(Duration::ZERO)) {
             return Err(wrong(
-                "`poll_min` and `poll_max` must be longer than nothing".into(),
+                "`poll_min` and `poll_max` must be longer than zero".into(),
             ));
         }
         if let (Some(min), Some(max)) = (self.poll_min, self.poll_max)
@@ -66,16 +66,14 @@ impl Config {
         let mut kept = self.retention.values().map(|retention| retention.keep());
         if kept.any(|keep| keep == Some(Duration::ZERO)) {
             return Err(wrong(
-                "an archive must keep events for longer than nothing".into(),
+                "an archive must keep events for longer than zero".into(),
             ));
         }
         if self.dedupe_window.is_zero() {
-            return Err(wrong("`dedupe_window` must be longer than nothing".into()));
+            return Err(wrong("`dedupe_window` must be longer than zero".into()));
         }
         if self.connect_timeout.is_zero() {
-            return Err(wrong(
-                "`connect_timeout` must be longer than nothing".into(),
-            ));
+            return Err(wrong("`connect_timeout` must be longer than zero".into()));
         }
         Ok(())
     }

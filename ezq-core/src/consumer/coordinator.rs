@@ -243,7 +243,8 @@ impl Coordinator {
         if self.scope.leases.go_on(&delivery, sent) {
             let queue = &settings.queue;
             let message_id = delivery.receipt.message_id();
-            return info!(%queue, %message_id, "a lease had ended by the store's clock: what is held here goes on");
+            return info!(%queue, %message_id, "the store delivered again what is held here: the \
+                                               work goes on under the new lease");
         }
 
         let lease = Arc::new(Lease::new(sent, settings.lease));
@@ -331,7 +332,8 @@ impl Coordinator {
     }
 
     fn time_out(&mut self) {
-        warn!(queue = %self.scope.settings.queue, "time is up: running handlers are cancelled");
+        warn!(queue = %self.scope.settings.queue, "the time to stop is over: running handlers are \
+                                                   cancelled");
         self.cancel();
     }
 
@@ -353,7 +355,8 @@ impl Coordinator {
             let count = self.work.abandon_tasks();
             if count > 0 {
                 let queue = &self.scope.settings.queue;
-                warn!(%queue, count, "handlers do not end: they are left behind");
+                warn!(%queue, count, "cancelled handlers do not end: the consumer stops without \
+                                      them");
             }
             self.fetcher.abandon();
         }

@@ -31,7 +31,7 @@ pub(crate) fn take_in(
         let reason = Reason {
             kind: ReasonKind::MaxDeliveries,
             handler: None,
-            error: "delivered too often without being settled: it may kill its workers".into(),
+            error: "delivered too often without being settled: it may crash its workers".into(),
             attempts: deliveries,
         };
         bury(scope, delivery.receipt, reason);

@@ -29,7 +29,7 @@ pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Wakeups
         if !error.is_transient() {
             return Err(error);
         }
-        warn!(%queue, error = %error_chain(&error), "cannot start yet");
+        warn!(%queue, error = %error_chain(&error), "cannot start yet, will try again");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -37,7 +37,7 @@ pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Wakeups
     Ok(match settings.engine.wakeups(queue).await {
         Ok(wakeups) => Wakeups::new(wakeups),
         Err(error) => {
-            warn!(%queue, error = %error_chain(&error), "no wake-ups yet, polling");
+            warn!(%queue, error = %error_chain(&error), "cannot listen for wake-ups yet, polling");
             Wakeups::failed()
         }
     })

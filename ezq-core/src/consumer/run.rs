@@ -71,7 +71,7 @@ pub(crate) async fn run(
 
     // Leases are renewed until everything is settled.
     if let Err(why) = settle_the_rest(settling, stops, patience).await {
-        warn!(%queue, why, "not all is settled: what is left comes again");
+        warn!(%queue, why, "some events are not settled: they will be delivered again");
     }
     abandon(&leases, &status);
     drop(background);
@@ -194,7 +194,7 @@ async fn settle_the_rest(
             _ = stops.next() => {}
             () = sleep_until(deadline) => {
                 settling.abort();
-                return Err("the store does not settle it in time");
+                return Err("the store did not settle the events in time");
             }
         }
     }
@@ -208,6 +208,9 @@ fn abandon(leases: &Leases, status: &ConsumerStatus) {
 }
 
 fn broken(what: &str) -> Error {
-    let text = format!("the engine panicked while {what}: the leased events will come again");
+    let text = format!(
+        "the engine panicked while {what}: the leased events will be delivered \
+                        again"
+    );
     Error::new(ErrorKind::Panicked, text)
 }

@@ -33,7 +33,7 @@ impl RunScope {
     /// Hands a settlement to the settling task.
     pub(crate) fn settle(&self, settlement: PendingSettlement) {
         if !self.outbox.send(settlement) {
-            error!("the settling task is gone: the event will come again");
+            error!("the settling task has ended: the event will be delivered again");
         }
     }
 
@@ -62,6 +62,7 @@ impl RunScope {
     }
 
     pub(crate) fn log_panic(&self) {
-        error!(queue = %self.settings.queue, "handling a delivery panicked: it comes again");
+        error!(queue = %self.settings.queue, "handling an event panicked: it will be delivered \
+                                              again");
     }
 }

@@ -29,8 +29,8 @@ fn warn_of_no_handler(app: &Shared, queue: &QueueName) {
     if all.iter().all(|handler| handler.takes_control()) {
         return warn!(
             %queue,
-            "the application has no handler: `#[on_event]` makes one. The handlers of a library are \
-             found only where the program names it, as in `use my_handlers as _;`"
+            "the application has no handler: `#[on_event]` makes one. A library's handlers are \
+             found only if the program names the library, as in `use my_handlers as _;`"
         );
     }
 
@@ -41,7 +41,7 @@ fn warn_of_no_handler(app: &Shared, queue: &QueueName) {
         .map(|handler| handler_and_queue(handler))
         .collect();
     let others = (!others.is_empty()).then(|| others.join(", "));
-    warn!(%queue, others, "no handler takes events of this queue: what comes ends as a dead letter");
+    warn!(%queue, others, "no handler takes events of this queue: they become dead letters");
 }
 
 /// Warns if nothing that this application publishes by itself comes to the queue. If only some of
@@ -75,7 +75,7 @@ fn warn_of_other_queues(app: &Shared, queue: &QueueName) {
         .collect();
     warn!(
         %queue, published = published.join(", "),
-        "what its handlers take is published to other queues: consume these, or say where the events \
-         go, by `#[event(queue = \"...\")]`, `EZQ_ROUTES` or `EZQ_QUEUE`"
+        "the events of its handlers are published to other queues: consume those, or route the \
+         events by `#[event(queue = \"...\")]`, `EZQ_ROUTES` or `EZQ_QUEUE`"
     );
 }

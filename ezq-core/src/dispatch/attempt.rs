@@ -220,7 +220,8 @@ pub(super) fn store_failed(
         event_id = received.envelope.id(),
         handler = %handler.name,
         error = %text,
-        "the store did not begin or commit a handler's transaction, or take its events: it runs again"
+        "the store did not begin or commit a handler's transaction, or take its events: the \
+         handler runs again"
     );
     RunOutcome::StoreFailed(text)
 }

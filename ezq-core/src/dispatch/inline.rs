@@ -161,7 +161,7 @@ impl Dispatcher {
             RunOutcome::Marked | RunOutcome::Settled => InlineOutcome::Done,
             RunOutcome::Failed(action, error) => handler_failed(action, error),
             RunOutcome::StoreFailed(error) => {
-                failed(format!("its transaction could not be made: {error}"))
+                failed(format!("its transaction could not begin: {error}"))
             }
             RunOutcome::Cancelled => failed("it was cancelled".to_owned()),
         }

@@ -228,8 +228,8 @@ fn parse_patterns(handler: &mut Handler) -> Result<()> {
     }
     if matches!(handler.subscription, Subscription::Types(_)) {
         let text = format!(
-            "the handler `{}` has a pattern and takes events of its own types: only one of \
-             `AnyEvent` takes what a pattern means",
+            "the handler `{}` has a pattern and takes events of its own types: patterns are for \
+             handlers of `AnyEvent`",
             handler.name
         );
         return Err(Error::new(ErrorKind::Configuration, text));
@@ -278,8 +278,8 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
             return Err(Error::new(
                 ErrorKind::Configuration,
                 format!(
-                    "a handler has the name `{}`: messages keep their progress under it, so give it \
-                     one without control characters",
+                    "a handler has the name `{}`: messages keep their progress under it, so give \
+                     it one without control characters",
                     name.escape_debug()
                 ),
             ));
@@ -303,8 +303,8 @@ fn valid_handlers(handlers: &[Handler]) -> Result<()> {
             return Err(Error::new(
                 ErrorKind::DuplicateHandler,
                 format!(
-                    "two handlers have the name `{}`: messages keep their progress under it, so give \
-                     one of them another with `name = \"...\"`",
+                    "two handlers have the name `{}`: messages keep their progress under it, so \
+                     give one of them another with `name = \"...\"`",
                     handler.name
                 ),
             ));
@@ -373,9 +373,10 @@ fn unambiguous_versions(handlers: &[Handler]) -> Result<()> {
 
         if let Some((older, event)) = ambiguous {
             let text = format!(
-                "version {} of `{}` is taken by the handler `{}` as `{}`, and by `{}` as `{}`, into \
-                 which it is converted: keep one of the handlers, take both versions in one \
-                 `EventSet`, or drop `from` where the newer version is not to be made of the older",
+                "version {} of `{}` is taken by the handler `{}` as `{}`, and by `{}` as `{}`, \
+                 into which it is converted: keep one of the handlers, take both versions in one \
+                 `EventSet`, or drop `from` where the newer version is not to be made of the \
+                 older",
                 event.version,
                 event.type_name,
                 older.name,

@@ -67,8 +67,8 @@ impl Dispatcher {
             HINT.call_once(|| {
                 warn!(
                     event_type,
-                    "no handler was found for this type: those of a library are found only where \
-                     the program names it, as in `use my_handlers as _;`"
+                    "no handler was found for this type: a library's handlers are found only if \
+                     the program names the library, as in `use my_handlers as _;`"
                 );
             });
             return format!("no handler here takes `{event_type}`");

@@ -51,7 +51,8 @@ impl Dedupe {
         if key.len() > DEDUPE_KEY_LIMIT {
             let length = key.len();
             return wrong(&format!(
-                "the dedupe key takes {length} bytes, more than {DEDUPE_KEY_LIMIT}: use a hash of it"
+                "the dedupe key takes {length} bytes, more than {DEDUPE_KEY_LIMIT}: use a hash of \
+                 it"
             ));
         }
         // Postgres keeps no NUL in text.
@@ -59,7 +60,7 @@ impl Dedupe {
             return wrong("the dedupe key holds a NUL character");
         }
         if window.is_zero() {
-            return wrong("the dedupe window must be longer than nothing");
+            return wrong("the dedupe window must be longer than zero");
         }
 
         Ok(Self {

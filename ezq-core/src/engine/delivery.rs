@@ -278,8 +278,8 @@ impl LeaseRequest {
     #[must_use]
     pub fn held(queue: &QueueName, id: &MessageId) -> Error {
         let text = format!(
-            "a worker has the message {id} of the queue `{queue}`: try again when it has settled it, or \
-             its lease has ended"
+            "a worker holds the message {id} of the queue `{queue}`: try again when it has \
+             settled it, or when its lease has ended"
         );
         Error::new(ErrorKind::LeaseLost, text)
     }

@@ -141,7 +141,8 @@ pub trait Engine: Any + Send + Sync {
             Retention::Archive { .. } | Retention::Trail { .. } => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "the engine `{}` keeps no archive and no trail, which the queue `{queue}` is to have",
+                    "the engine `{}` supports neither an archive nor a trail: use \
+                     `Retention::Delete` for the queue `{queue}`",
                     self.capabilities().name
                 ),
             )),
@@ -288,7 +289,7 @@ pub trait Engine: Any + Send + Sync {
     ) -> Result<Option<Delivery>> {
         let _ = (queue, id, ttl);
         let name = self.capabilities().name;
-        let text = format!("the engine `{name}` leases no message by its id");
+        let text = format!("the engine `{name}` cannot lease a message by its id");
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
@@ -325,7 +326,7 @@ pub trait Engine: Any + Send + Sync {
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
         let _ = (queue, limit);
         let name = self.capabilities().name;
-        let text = format!("the engine `{name}` does not order by key");
+        let text = format!("the engine `{name}` does not support ordering keys");
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
@@ -368,7 +369,7 @@ pub trait Engine: Any + Send + Sync {
         Err(Error::new(
             ErrorKind::Unsupported,
             format!(
-                "the engine `{}` tells no event's history",
+                "the engine `{}` does not support the history of events",
                 self.capabilities().name
             ),
         ))

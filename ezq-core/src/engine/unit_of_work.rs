@@ -56,7 +56,7 @@ pub trait UnitOfWork: Send {
         let _ = max;
         Err(Error::new(
             ErrorKind::Unsupported,
-            "no claim inside a transaction",
+            "the engine cannot claim inside a transaction",
         ))
     }
 
@@ -67,7 +67,7 @@ pub trait UnitOfWork: Send {
     /// [`ErrorKind::InvalidEvent`] for an event that the store cannot keep.
     fn broadcast(&mut self, message: BroadcastMessage) -> Result<()> {
         let text = format!(
-            "no transaction of this engine can broadcast `{}`",
+            "the engine cannot broadcast `{}` inside a transaction",
             message.event_type
         );
         Err(Error::new(ErrorKind::Unsupported, text))

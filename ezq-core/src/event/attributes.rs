@@ -56,7 +56,7 @@ pub(super) fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
         return Err(format!("the attribute `{name}` has a control character").into());
     }
     if text.chars().any(is_noncharacter) {
-        return Err(format!("the attribute `{name}` has what Unicode says is no character").into());
+        return Err(format!("the attribute `{name}` has a noncharacter of Unicode").into());
     }
     Ok(())
 }
@@ -81,13 +81,13 @@ pub(super) fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     let mut characters = text.chars();
     if let Some(c) = characters.find(|c| c.is_whitespace() || "\"<>\\^`{|}".contains(*c)) {
         let c = c.escape_debug();
-        return Err(format!("the attribute `{name}` is no URI: it has `{c}`").into());
+        return Err(format!("the attribute `{name}` is not a URI: it has `{c}`").into());
     }
 
     let mut after_percent = text.split('%').skip(1).map(|rest| rest.as_bytes().get(..2));
     if !after_percent.all(|two| two.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))) {
         return Err(format!(
-            "the attribute `{name}` is no URI: two hexadecimal digits must follow `%`"
+            "the attribute `{name}` is not a URI: two hexadecimal digits must follow `%`"
         )
         .into());
     }
@@ -96,7 +96,7 @@ pub(super) fn check_uri(name: &str, text: &str) -> Result<(), Refusal> {
     let first = text.split(['/', '?', '#']).next().unwrap_or_default();
     if first.contains(':') && scheme(text).is_none() {
         return Err(
-            format!("the attribute `{name}` is no URI: it has no scheme before `:`").into(),
+            format!("the attribute `{name}` is not a URI: it has no scheme before `:`").into(),
         );
     }
     Ok(())
@@ -135,7 +135,7 @@ pub(super) fn check_media_type(text: &str) -> Result<(), Refusal> {
     if is_named && parts.all(is_parameter) {
         return Ok(());
     }
-    Err("the attribute `datacontenttype` is no media type, such as `application/json`".into())
+    Err("the attribute `datacontenttype` is not a media type, such as `application/json`".into())
 }
 
 /// Whether a text is a parameter of a media type, such as `charset=utf-8`.

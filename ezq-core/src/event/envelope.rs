@@ -211,7 +211,8 @@ impl Envelope {
                 let name = E::TYPE;
                 let known = E::VERSION;
                 let text = format!(
-                    "`{name}` of version {version} is newer than version {known} known here"
+                    "`{name}` has version {version}, and the newest that this program knows is \
+                     {known}"
                 );
                 Err(Error::new(ErrorKind::NewerVersion, text))
             }
@@ -283,7 +284,7 @@ fn check(event: &Envelope) -> Result<(), attributes::Refusal> {
         attributes::check_text("dataschema", schema)?;
         attributes::check_uri("dataschema", schema)?;
         if !attributes::is_absolute_uri(schema) {
-            return Err("the attribute `dataschema` is no absolute URI".into());
+            return Err("the attribute `dataschema` is not an absolute URI".into());
         }
     }
 
@@ -296,9 +297,9 @@ fn check(event: &Envelope) -> Result<(), attributes::Refusal> {
     }
 
     match &event.data {
-        Data::Base64(text) if STANDARD.decode(text).is_err() => Err(
-            "`data_base64` is not base64: it has the letters of RFC 4648 and its padding".into(),
-        ),
+        Data::Base64(text) if STANDARD.decode(text).is_err() => {
+            Err("`data_base64` is not base64: use the alphabet of RFC 4648, with padding".into())
+        }
         Data::Base64(_) | Data::Json(_) | Data::None => Ok(()),
     }
 }

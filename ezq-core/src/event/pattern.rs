@@ -49,7 +49,7 @@ impl Pattern {
         };
 
         let text = format!(
-            "`{}` is no pattern of event types: {why}",
+            "`{}` is not a pattern of event types: {why}",
             pattern.escape_debug()
         );
         Err(Error::new(ErrorKind::InvalidPattern, text))

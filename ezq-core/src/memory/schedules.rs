@@ -121,7 +121,7 @@ fn publish(store: &mut Store, message: Outgoing, now: clock::Micros) -> Result<M
         PublishOutcome::Failed(error) => Err(error),
         PublishOutcome::Duplicate(_) => Err(Error::new(
             ErrorKind::Engine,
-            "a schedule's event has no dedupe key",
+            "the event of a schedule cannot have a dedupe key",
         )),
     }
 }

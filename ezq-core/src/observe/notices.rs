@@ -134,7 +134,11 @@ impl Notices {
             .name("ezq-hooks".into())
             .spawn(move || call_hooks(receiver, &hooks, &missed))
             .map_err(|error| {
-                Error::new(ErrorKind::Configuration, "no thread for the hooks").with_source(error)
+                Error::new(
+                    ErrorKind::Configuration,
+                    "cannot start the thread of the hooks",
+                )
+                .with_source(error)
             })?;
         Ok(notices)
     }
@@ -328,7 +332,7 @@ impl Notices {
             return;
         }
         if timeout(PATIENCE, flushed.notified()).await.is_err() {
-            warn!("hooks are still busy: what they were not told of yet may be missed");
+            warn!("hooks are still busy: they may miss the last notices");
         }
     }
 }

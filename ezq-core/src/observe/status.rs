@@ -240,7 +240,8 @@ pub(crate) struct StatusGuard(pub(crate) Arc<ConsumerStatus>);
 impl Drop for StatusGuard {
     fn drop(&mut self) {
         if !self.0.state().is_ended() {
-            let text = "its future was dropped: what it held comes again when its leases end";
+            let text = "its future was dropped: its events are delivered again when their leases \
+                        end";
             self.0.set_state(ConsumerState::Failed(text.into()));
         }
     }

@@ -110,7 +110,7 @@ impl PublishAll {
         let outcomes = places.into_iter().map(|place| {
             place?;
             stored.next().unwrap_or_else(|| {
-                let text = "the engine gave too few outcomes";
+                let text = "the engine returned too few outcomes";
                 Err(Error::new(ErrorKind::Engine, text))
             })
         });

@@ -162,7 +162,7 @@ fn prepare(
 ) -> Result<PreparedBroadcast> {
     let prepared = publisher.write(draft, options, None)?;
     if is_control(&prepared.message.event_type) {
-        let text = "a control event stops a consumer: publish it to that one's queue";
+        let text = "a control event stops a consumer: publish it to that consumer's queue";
         return Err(Error::new(ErrorKind::InvalidEvent, text));
     }
     Ok(prepared)

@@ -164,7 +164,7 @@ impl Publish {
         );
         let stored = publisher.store(vec![prepared]).instrument(span).await?;
         stored.into_iter().next().unwrap_or_else(|| {
-            let text = "the engine gave no outcome";
+            let text = "the engine returned no outcome";
             Err(Error::new(ErrorKind::Engine, text))
         })
     }

@@ -46,8 +46,9 @@ impl Engines {
         engine.downcast_ref().ok_or_else(|| {
             let name = self.default.capabilities().name;
             let text = format!(
-                "the application's engine `{name}` cannot store events in this transaction: publish \
-                 after its commit, or build the application on the engine that the transaction is of"
+                "the application's engine `{name}` cannot store events in this transaction: \
+                 publish after its commit, or build the application on the engine of that \
+                 transaction"
             );
             Error::new(ErrorKind::Unsupported, text)
         })
@@ -90,7 +91,7 @@ impl Engines {
         }
         let text = format!(
             "the queue `{queue}` is kept by a named engine: only queues of the application's own \
-             engine get copies of what is broadcast"
+             engine get copies of broadcasts"
         );
         Err(Error::new(ErrorKind::Unsupported, text))
     }

@@ -170,11 +170,11 @@ pub(crate) use {dedupe_options, publish_options, queue_option};
 /// Refuses the names of headers that ezq, the codec or another option writes.
 pub(crate) fn check_header_name(name: &str) -> Result<()> {
     let why = if name.starts_with(headers::PREFIX) {
-        "is ezq's own"
+        "is reserved for ezq"
     } else if name.starts_with(headers::CE_PREFIX) {
         "holds an attribute of the event, which its codec writes"
     } else if name == headers::KEY {
-        "is the ordering key: say it with `key`"
+        "is the ordering key: set it with `key`"
     } else {
         return Ok(());
     };

@@ -90,7 +90,7 @@ impl PreparedBroadcast {
                 PublishOutcome::Failed(error) if error.kind() == ErrorKind::QueueMissing => {
                     warn!(
                         %queue, event_type, event_id,
-                        "a subscribed queue does not exist: it gets no copy. Create it, or remove \
+                        "a subscribed queue does not exist and gets no copy: create it, or remove \
                          its subscriptions"
                     );
                     missing.push(queue);

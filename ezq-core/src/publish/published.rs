@@ -106,8 +106,8 @@ pub fn warn_of_nobody(event_type: &str) {
     if is_new {
         warn!(
             event_type,
-            "an event was broadcast to nobody: no queue is subscribed to its type. A consumer \
-             subscribes its queue by `.subscribe()`"
+            "an event was broadcast to nobody: no queue is subscribed to its type (a consumer \
+             subscribes its queue by `.subscribe()`)"
         );
     }
 }

@@ -103,17 +103,17 @@ fn check_capabilities(
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     if options.dedupe_key.is_some() && !capabilities.dedupe {
-        let text = format!("the engine `{name}` knows no dedupe keys");
+        let text = format!("the engine `{name}` does not support dedupe keys");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
 
     if headers.key().is_some_and(|key| key.is_empty()) {
-        let text = "the ordering key is empty: events without a key have none, by `None` or \
-                    by not setting one; an empty one would order all of them";
+        let text = "the ordering key is empty, and would order all such events: leave it out, or \
+                    return `None`, for an event without a key";
         return Err(Error::new(ErrorKind::InvalidEvent, text));
     }
     if headers.key().is_some() && !capabilities.keys {
-        let text = format!("the engine `{name}` does not order by key");
+        let text = format!("the engine `{name}` does not support ordering keys");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())
@@ -180,7 +180,7 @@ fn dedupe(options: &PublishOptions, event_id: &str, default: Duration) -> Result
         }
         (None, Some(_)) => Err(Error::new(
             ErrorKind::InvalidEvent,
-            "a dedupe window means nothing without a dedupe key",
+            "a dedupe window needs a dedupe key",
         )),
         (None, None) => Ok(None),
     }

@@ -152,7 +152,8 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
     } = plan;
     if name.trim().is_empty() || name.contains(char::is_control) || name.len() > NAME_LIMIT {
         let why = format!(
-            "its name must have 1 to {NAME_LIMIT} bytes, something to read, and no control characters"
+            "its name must have 1 to {NAME_LIMIT} bytes, must not be blank, and must not have \
+             control characters"
         );
         return Err(Error::new(ErrorKind::Configuration, why));
     }
@@ -198,15 +199,15 @@ fn store<'s>(services: &'s Services, queue: &QueueName) -> Result<&'s dyn Schedu
     let engines = &services.engines;
     if engines.routes.contains_key(queue) {
         let why = format!(
-            "its queue `{queue}` is routed to another engine: events and schedule are kept together, \
-             so give it a queue of the application's own engine"
+            "its queue `{queue}` is routed to another engine: events and schedule are kept \
+             together, so give it a queue of the application's own engine"
         );
         return Err(Error::new(ErrorKind::Unsupported, why));
     }
 
     engines.default.schedules().ok_or_else(|| {
         let name = engines.default.capabilities().name;
-        let why = format!("the engine `{name}` keeps no schedules");
+        let why = format!("the engine `{name}` does not support schedules");
         Error::new(ErrorKind::Unsupported, why)
     })
 }

@@ -35,7 +35,7 @@ impl When {
         // The 30th of February parses, but never comes.
         when.next(Utc::now(), Utc::now()).map_err(|_| {
             wrong(format!(
-                "the cron expression `{expression}` names no time that ever comes"
+                "the cron expression `{expression}` matches no time"
             ))
         })?;
         Ok(when)
@@ -154,10 +154,7 @@ fn zone(name: &str) -> Result<Tz> {
 }
 
 fn endless() -> Error {
-    Error::new(
-        ErrorKind::Configuration,
-        "the schedule names no further time",
-    )
+    Error::new(ErrorKind::Configuration, "the schedule has no further tick")
 }
 
 fn wrong(text: impl Into<String>) -> Error {

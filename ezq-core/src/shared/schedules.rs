@@ -92,7 +92,8 @@ impl Shared {
                     wait
                 }
                 Err(error) => {
-                    warn!(error = %error_chain(&error), "cannot look at the schedules; trying again");
+                    warn!(error = %error_chain(&error), "cannot read the schedules, will try \
+                                                         again");
                     // The database may be gone for long: fewer and fewer attempts.
                     pause = (pause * 2).min(LOOK);
                     pause
@@ -142,7 +143,7 @@ impl Shared {
             let name = engine.capabilities().name;
             Error::new(
                 ErrorKind::Unsupported,
-                format!("the engine `{name}` keeps no schedules"),
+                format!("the engine `{name}` does not support schedules"),
             )
         })
     }
@@ -166,7 +167,7 @@ impl Shared {
                     warn!(
                         schedule = planned.name,
                         error = why,
-                        "a schedule could not fire; trying again"
+                        "a schedule could not fire, will try again"
                     );
                     let pause = match error.kind() {
                         // Only a new version of this or another application mends it.
@@ -218,8 +219,8 @@ impl Shared {
             ..
         } = row;
         let text = format!(
-            "the application `{application}` has a schedule `{}`, too ({definition}; here: {}): give \
-             one of them another name. If it has moved here, stop it there and remove it by \
+            "the application `{application}` has a schedule `{}`, too ({definition}; here: {}): \
+             give one of them another name. If it has moved here, stop it there and remove it by \
              `schedules()?.remove(..)`, or wait for two minutes",
             name.escape_debug(),
             planned.definition

@@ -69,7 +69,9 @@ fn an_attribute_that_is_none_is_refused_where_the_event_is_made() {
         ("base64 without its padding", |event| {
             event.data_base64("AAE")
         }),
-        ("no media type", |event| event.datacontenttype("nonsense")),
+        ("not a media type", |event| {
+            event.datacontenttype("nonsense")
+        }),
         ("a media type without a form", |event| {
             event.datacontenttype("text/")
         }),

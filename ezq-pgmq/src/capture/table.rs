@@ -59,12 +59,10 @@ impl Table {
             "v" | "m" => "a view: capture the tables that it shows",
             "f" => "a foreign table: capture it where it is stored",
             "r" if get(&row, "is_partition")? => {
-                "a partition, and what is written to the whole table \
-                would go past its triggers"
+                "a partition, and what is written to the whole table would go past its triggers"
             }
             "r" if get(&row, "inherits")? => {
-                "part of an inheritance, in which statements on one table \
-                change another"
+                "part of an inheritance, in which statements on one table change another"
             }
             "r" if get(&row, "is_temporary")? => "temporary: it is gone when its session ends",
             "r" if table.is_internal() => "the database's, PGMQ's or ezq's own",
@@ -81,7 +79,8 @@ impl Table {
             let role = &engine.connector().place().role;
             let table = table.quoted();
             let message = format!(
-                "the role `{role}` may not capture `{name}`: run `grant trigger, select on {table} to {role}`"
+                "the role `{role}` may not capture `{name}`: run `grant trigger, select on \
+                 {table} to {role}`"
             );
             return Err(Error::new(ErrorKind::Permission, message));
         }
@@ -119,9 +118,10 @@ impl Table {
         };
 
         let message = format!(
-            "{} is not captured as a superuser: `{table}` runs code of the role `{role}`, which owns \
-             it, a trigger on it or what is asked for its rows, with the rights of who captures. \
-             Connect as `{role}`, or as another role that is no superuser, to capture it",
+            "{} is not captured as a superuser: `{table}` runs code of the role `{role}`, which \
+             owns it, a trigger on it or what is asked for its rows, with the rights of who \
+             captures. Connect as `{role}`, or as another role that is no superuser, to capture \
+             it",
             self.quoted()
         );
         Err(Error::new(ErrorKind::Permission, message))
@@ -226,7 +226,8 @@ impl Table {
             }
             Comparison::Absent | Comparison::Different if !engine.manages_schema() => {
                 let message = format!(
-                    "{} is not captured so, and nothing is to be created: run this there as its owner\n\
+                    "{} is not captured with these options, and `manage_schema` is off: run this \
+                     there as its owner\n\
                      {PIN}create schema if not exists ezq;\n{}",
                     self.quoted(),
                     self.statements(config, found.as_ref())

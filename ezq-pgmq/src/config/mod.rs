@@ -72,8 +72,9 @@ impl PgmqConfig {
         #[cfg(not(feature = "embedded"))]
         Err(ezq_core::Error::new(
             ezq_core::ErrorKind::Configuration,
-            "no database: set EZQ_DATABASE_URL or DATABASE_URL to postgres://user:password@host/database; \
-             for development, the feature `embedded` of ezq starts one",
+            "no database: set EZQ_DATABASE_URL or DATABASE_URL to \
+             postgres://user:password@host/database; for development, the feature `embedded` of \
+             ezq starts one",
         ))
     }
 
@@ -207,7 +208,7 @@ impl PgmqConfig {
         ];
         for (name, duration) in durations {
             if duration == Some(Duration::ZERO) {
-                return wrong(format!("`{name}` must be longer than nothing"));
+                return wrong(format!("`{name}` must be longer than zero"));
             }
         }
 
@@ -216,14 +217,15 @@ impl PgmqConfig {
             .iter()
             .any(|(_, keeps)| keeps.keep() == Some(Duration::ZERO))
         {
-            return wrong("an archive must keep events for longer than nothing");
+            return wrong("an archive must keep events for longer than zero");
         }
 
         match (self.max_connections, &self.pool) {
             (Some(0), _) => wrong("`max_connections` must be at least 1"),
-            (Some(_), Some(_)) => {
-                wrong("`max_connections` is for the engine's own pool: the one given has a limit")
-            }
+            (Some(_), Some(_)) => wrong(
+                "`max_connections` is for the engine's own pool: set the limit on the pool that \
+                 you give",
+            ),
             _ => Ok(()),
         }
     }

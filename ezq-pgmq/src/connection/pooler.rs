@@ -34,7 +34,9 @@ pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> R
         .await
         .map_err(failed)?;
     let Ok(Ok(mut second)) = timeout(PATIENCE, connector.options().connect()).await else {
-        tracing::debug!("no second connection: a pooler that shares sessions would not be noticed");
+        tracing::debug!(
+            "cannot open a second connection: a pooler that shares sessions would not be noticed"
+        );
         return Ok(());
     };
 

@@ -40,7 +40,7 @@ impl Runtime {
 
 /// The error for a call from another runtime.
 pub(crate) fn ended() -> Error {
-    let text = "the tokio runtime on which this engine was connected has ended: connect on the one that \
-                uses it, in a test for example in each (`#[tokio::test]` has a runtime for each test)";
+    let text = "the tokio runtime on which this engine was connected has ended: connect on the \
+                runtime that uses the engine (each `#[tokio::test]` has a runtime of its own)";
     Error::new(ErrorKind::RuntimeEnded, text)
 }

@@ -335,7 +335,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        failure("starting the development Postgres was broken off").with_source(error)
+        failure("starting the development Postgres was interrupted").with_source(error)
     })?
 }
 

@@ -159,7 +159,7 @@ impl PgmqEngine {
             .shape(queue, &inner.connections.control)
             .await?;
         if shape.keyed {
-            let text = "messages with ordering keys are claimed by lease";
+            let text = "messages with ordering keys cannot be claimed in a transaction";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
 

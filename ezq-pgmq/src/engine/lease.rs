@@ -36,7 +36,7 @@ impl PgmqEngine {
                     .extract_if(.., is_contested)
                     .map(|one| (one.delivery.receipt, Settle::Release))
                     .collect();
-                tracing::debug!(%queue, count = back.len(), "another worker has their keys");
+                tracing::debug!(%queue, count = back.len(), "released messages whose keys another worker holds");
                 // Released, so that events of the key stay in their order.
                 self.settle(queue, back).await?;
 

@@ -219,6 +219,6 @@ fn unanswered(messages: &[Outgoing]) -> Vec<Option<PublishOutcome>> {
 fn lost() -> Error {
     Error::new(
         ErrorKind::Engine,
-        "the database gave fewer ids than messages",
+        "the database returned fewer ids than messages",
     )
 }

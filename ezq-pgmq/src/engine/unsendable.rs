@@ -69,7 +69,7 @@ impl PgmqEngine {
             }
         }
 
-        ezq_core::private::warn!(%queue, %message_id, error = why, "a message that cannot be sent is a dead letter");
+        ezq_core::private::warn!(%queue, %message_id, error = why, "moved a message that the server cannot send to the dead letters");
         Ok(Batch {
             next_due: Some(Duration::ZERO),
             ..Batch::default()

@@ -66,7 +66,9 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
         }
         ErrorKind::Transient if missing::of_ezq(&error).is_some() => {
             let name = missing::of_ezq(&error).unwrap_or("ezq");
-            format!("`{name}` does not exist: the next try makes it again, or says what to run")
+            format!(
+                "`{name}` does not exist: the next attempt creates it again, or says what to run"
+            )
         }
         ErrorKind::Transient if is_locked(&error) => {
             let told = locked_by(&error);
@@ -78,22 +80,23 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
                 place.server()
             )
         }
-        ErrorKind::Transient => format!("the database at {} gave up for now", place.server()),
+        ErrorKind::Transient => format!(
+            "the database at {} gave up the statement, and a later attempt may succeed",
+            place.server()
+        ),
         ErrorKind::Connection if is_given_up(&error) => {
-            format!(
-                "the server at {} takes too long for an answer",
-                place.server()
-            )
+            format!("the server at {} takes too long to answer", place.server())
         }
         ErrorKind::Engine if missing::is_table(&error) => format!(
-            "a trigger or a view at {} asks for a table that does not exist",
+            "a trigger or a view at {} uses a table that does not exist",
             place.server()
         ),
         ErrorKind::Connection => format!(
             "no connection to {place}: check that the server runs and that host and port are right"
         ),
         _ if is_untranslatable(&error) => format!(
-            "the encoding of the database `{}` lacks a character of a text that it was given",
+            "the encoding of the database `{}` has no form for a character of the text: use a \
+             database with the encoding UTF8",
             place.database
         ),
         _ => format!("a statement failed at {}", place.server()),
@@ -106,7 +109,7 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
 pub(crate) fn timed_out(place: &Place, after: Duration) -> Error {
     let text = format!(
         "no answer from {} within {after:?}: check that the server runs, that host and port are \
-         right and that no firewall is between",
+         right, and that no firewall blocks the connection",
         place.server()
     );
     Error::new(ErrorKind::Connection, text)
@@ -125,7 +128,8 @@ pub(crate) fn read_only(place: &Place) -> Error {
 
 pub(crate) fn queue_missing(queue: &QueueName) -> Error {
     let text = format!(
-        "the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}'); select pgmq.create('{}')`",
+        "the queue `{queue}` does not exist: create it with `select pgmq.create('{queue}'); \
+         select pgmq.create('{}')`",
         queue.dead_letters()
     );
     Error::new(ErrorKind::QueueMissing, text)

@@ -33,12 +33,12 @@ pub(crate) fn check(json: &str, encoding: Encoding) -> Result<(), Error> {
             }
             Some(0xD800..=0xDBFF) => {
                 if !matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) {
-                    return Err(refused("it holds half of a surrogate pair"));
+                    return Err(refused("it holds half a surrogate pair"));
                 }
                 // Both halves of a surrogate pair.
                 at += 12;
             }
-            Some(0xDC00..=0xDFFF) => return Err(refused("it holds half of a surrogate pair")),
+            Some(0xDC00..=0xDFFF) => return Err(refused("it holds half a surrogate pair")),
             Some(_) => at += 6,
         }
     }
@@ -73,7 +73,9 @@ pub(crate) fn refused(why: &str) -> Error {
 /// the server blames its encoding.
 pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
     let why = if error::is_untranslatable(&failure) {
-        "the database's encoding lacks a character of it, as UTF8 would not".to_owned()
+        "the database's encoding lacks a character of it: use a database with the encoding \
+         UTF8"
+            .to_owned()
     } else {
         format!("Postgres does not take {what} as JSON")
     };
@@ -82,7 +84,7 @@ pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
 
 fn lacks(what: &str) -> Error {
     refused(&format!(
-        "the database's encoding lacks `{what}`, as UTF8 would not"
+        "the database's encoding lacks `{what}`: use a database with the encoding UTF8"
     ))
 }
 

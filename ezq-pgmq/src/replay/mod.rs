@@ -171,7 +171,12 @@ impl Replay {
     /// At most so many events a second, at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
         if per_second == 0 {
-            return self.with(|_| Err(Error::new(ErrorKind::Configuration, "a `rate` of 0")));
+            return self.with(|_| {
+                Err(Error::new(
+                    ErrorKind::Configuration,
+                    "`rate` must be at least 1",
+                ))
+            });
         }
         self.rate = Some(per_second);
         self
@@ -230,7 +235,7 @@ impl Replay {
         let options = self.options?;
         let engine = self.engine;
         if self.name.is_empty() {
-            let text = "a replay needs a name, by which it goes on after an interruption";
+            let text = "a replay needs a name, under which it continues after an interruption";
             return Err(Error::new(ErrorKind::Configuration, text));
         }
 
@@ -324,8 +329,8 @@ impl Options {
             return Ok(());
         }
         let message = format!(
-            "the replay `{name}` was begun with other options ({begun}, not {mine}): say the same, or take \
-             another name"
+            "the replay `{name}` was begun with other options ({begun}, not {mine}): give the \
+             same options, or another name"
         );
         Err(Error::new(ErrorKind::Configuration, message))
     }

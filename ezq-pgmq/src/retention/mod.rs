@@ -100,7 +100,7 @@ impl Retentions {
             .await
             .map_err(|error| match error.kind() {
                 ErrorKind::SchemaMissing => {
-                    let text = "what was handled waits until the trail can be written";
+                    let text = "handled events stay in the queue until the trail can be written";
                     Error::new(ErrorKind::Transient, text).with_source(error)
                 }
                 _ => error,
@@ -198,7 +198,8 @@ async fn find(queue: &QueueName, control: &Dedicated) -> Result<Option<Removal>>
 
 pub(crate) fn missing(queue: &QueueName) -> Error {
     let text = format!(
-        "the archive of the queue `{queue}` does not exist: check the name, or create it with `select pgmq.create('{queue}')`"
+        "the archive of the queue `{queue}` does not exist: check the name, or create it with \
+         `select pgmq.create('{queue}')`"
     );
     Error::new(ErrorKind::QueueMissing, text)
 }

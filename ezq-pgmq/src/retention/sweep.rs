@@ -46,7 +46,7 @@ impl Sweeper {
                 Ok(0) => {}
                 Ok(removed) => tracing::debug!(removed, "swept what is past its time"),
                 Err(error) => {
-                    ezq_core::private::warn!(?error, "sweeping failed; it is tried again")
+                    ezq_core::private::warn!(?error, "sweeping failed, will try again")
                 }
             }
         }

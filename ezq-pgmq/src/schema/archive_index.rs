@@ -72,7 +72,7 @@ async fn index_small(connection: &mut PgConnection, queue: &QueueName) -> Result
                 .map(|statement| concurrently(&statement))
                 .join(";\n");
             let by_hand = format!("{}{by_hand};", sql::PIN);
-            ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be given its index now");
+            ezq_core::private::warn!(%queue, %by_hand, "the archive is too large to be indexed now: run `by_hand`");
             return Ok(());
         }
         // The index exists, or the archive is partitioned, which is its owner's concern.

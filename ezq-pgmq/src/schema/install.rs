@@ -194,7 +194,7 @@ async fn create_extension(tx: &mut PgConnection) -> bool {
     match created.await {
         Ok(()) => true,
         Err(failure) => {
-            tracing::debug!(%failure, "the extension pgmq cannot be created; trying from SQL");
+            tracing::debug!(%failure, "cannot create the extension pgmq, installing from SQL");
             false
         }
     }
@@ -209,8 +209,9 @@ async fn install_from_sql(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 fn busy(place: &Place) -> Error {
     let text = format!(
-        "PGMQ is not installed in the database `{}` yet, and another session has held the lock under \
-         which it is installed for too long: try again, or look for an advisory lock in pg_locks",
+        "PGMQ is not installed in the database `{}` yet, and another session has held the lock \
+         under which it is installed for too long: try again, or look for an advisory lock in \
+         pg_locks",
         place.database
     );
     Error::new(ErrorKind::Transient, text)

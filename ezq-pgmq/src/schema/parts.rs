@@ -260,9 +260,8 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
         let absent = makes.iter().map(|name| match name.strip_suffix("()") {
             None => format!("pg_catalog.to_regclass('{name}') is null"),
             Some(function) => format!(
-                "not exists (select from pg_catalog.pg_proc \
-                 where pronamespace = 'ezq'::regnamespace::oid \
-                   and 'ezq.'::text || proname::text = '{function}'::text)"
+                "not exists (select from pg_catalog.pg_proc where pronamespace = \
+                 'ezq'::regnamespace::oid and 'ezq.'::text || proname::text = '{function}'::text)"
             ),
         });
 
@@ -300,7 +299,7 @@ pub(crate) fn sql(part: Part, role: Option<&str>) -> String {
 /// The error when a part is incomplete and may not, or cannot, be created.
 fn absent(part: Part, place: &Place, lacks: &str) -> Error {
     let text = format!(
-        "the database `{}` lacks {lacks}, and the role `{}` is not to, or may not, create that: run \
+        "the database `{}` lacks {lacks}, and the role `{}` must not or cannot create it: run \
          this there as an administrator\n{}",
         place.database,
         place.role,
@@ -357,7 +356,8 @@ pub(crate) fn out_of_reach(failure: sqlx::Error, part: Part, place: &Place) -> E
         .flat_map(Migration::tables)
         .map(|table| format!("`{table}`"));
     let text = format!(
-        "the role `{}` lacks a right on {} in the database `{}`: run this there as an administrator\n{}",
+        "the role `{}` lacks a right on {} in the database `{}`: run this there as an \
+         administrator\n{}",
         place.role,
         Vec::from_iter(tables).join(", "),
         place.database,

@@ -30,7 +30,8 @@ pub(crate) async fn free_absent(
         Some(false) => {
             ezq_core::private::warn!(
                 queue,
-                "the role may not remove from ezq.dedupe: keys of an earlier queue of this name hold"
+                "the role may not remove from ezq.dedupe: dedupe keys of an earlier queue of this \
+                 name stay in force"
             );
             return Ok(());
         }

@@ -59,7 +59,7 @@ pub(crate) fn by_handler(failure: sqlx::Error, stage: Stage<'_>) -> Result<Error
     } else if is_committing && error::is_refusal(&failure) && !error::is_cancelled(&failure) {
         "the handler's transaction could not be committed: a deferred trigger or constraint failed"
     } else if missing::is_table(&failure) && !is_ours(&failure) {
-        "a trigger asks for a table that does not exist"
+        "a trigger uses a table that does not exist"
     } else {
         return Err(failure);
     };
@@ -79,8 +79,8 @@ pub(crate) fn not_given_back() -> Error {
 }
 
 pub(crate) fn ended() -> Error {
-    let text = "the handler ended its transaction itself, or reset its settings: leave BEGIN, COMMIT, \
-                ROLLBACK, RESET ALL and DISCARD to ezq";
+    let text = "the handler ended its transaction itself, or reset its settings: leave BEGIN, \
+                COMMIT, ROLLBACK, RESET ALL and DISCARD to ezq";
     Error::new(ErrorKind::TransactionEnded, text)
 }
 

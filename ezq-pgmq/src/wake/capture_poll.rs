@@ -130,7 +130,8 @@ impl CapturePoll {
             if self.uncovered.insert(tables.clone()) {
                 ezq_core::private::warn!(
                     tables,
-                    "a captured table inherits: what is written to the other one is not captured"
+                    "a captured table is part of an inheritance: rows of the other table are not \
+                     captured"
                 );
             }
         }

@@ -85,7 +85,7 @@ fn attribute(name: &str, raw: &RawValue) -> Result<Option<AttributeValue>> {
         Ok(Wire::Text(value)) => Ok(Some(AttributeValue::Text(value))),
         Ok(Wire::Null(())) => Ok(None),
         Err(_) => Err(undecodable(
-            format!("the attribute `{name}` is not a truth value, a 32-bit integer or text").into(),
+            format!("the attribute `{name}` is not a boolean, a 32-bit integer or text").into(),
         )),
     }
 }

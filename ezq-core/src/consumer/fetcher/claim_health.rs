@@ -55,7 +55,7 @@ impl ClaimHealth {
         }
 
         match created {
-            Some(Ok(())) => warn!(%queue, "the queue was gone and is created again"),
+            Some(Ok(())) => warn!(%queue, "the queue was missing and was created again"),
             Some(Err(error)) => {
                 error!(%queue, error = %error_chain(&error), "the queue cannot be created");
             }

@@ -230,7 +230,8 @@ impl Fetcher {
     /// Gives up a claim that is not answered. Its deliveries come again when their leases end.
     pub(crate) fn give_up_claim(&mut self) {
         if self.under_way.abort_claim() {
-            warn!(queue = %self.scope.settings.queue, "a claim is not answered: it is given up");
+            warn!(queue = %self.scope.settings.queue, "the store did not answer a claim in time: \
+                                                       it is abandoned");
             self.scope.leases.took_in_all();
         }
     }

@@ -110,7 +110,7 @@ impl TransactionalBatch {
         let transaction = match begun {
             Ok(transaction) => Arc::new(transaction),
             Err(error) => {
-                debug!(queue = %self.queue, error = error_chain(&error), "no claim in a transaction");
+                debug!(queue = %self.queue, error = error_chain(&error), "cannot claim in a transaction");
                 return None;
             }
         };
@@ -171,14 +171,15 @@ impl TransactionalBatch {
             biased;
             claimed = transaction.claim(size) => claimed,
             () = self.is_given_up() => {
-                warn!(queue = %self.queue, "a claim is not answered: it is given up");
+                warn!(queue = %self.queue, "the store did not answer a claim in time: it is \
+                                            abandoned");
                 return None;
             }
         };
         let claimed = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
-                debug!(queue = %self.queue, error = error_chain(&error), "no claim in a transaction");
+                debug!(queue = %self.queue, error = error_chain(&error), "cannot claim in a transaction");
                 return None;
             }
         };

@@ -86,7 +86,7 @@ impl Settler {
             if outbox.is_closed() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 let count = batch.len();
                 let queue = &self.batches.queue;
-                warn!(%queue, count, "gave up settling: these events will come again");
+                warn!(%queue, count, "gave up settling: these events will be delivered again");
                 self.batches.abandon(batch);
                 return Vec::new();
             }
@@ -127,7 +127,7 @@ impl Settler {
 
             let Some(left) = self.batches.attempt(batch).await else {
                 self.batches.note_late(Ok(()));
-                return debug!(%queue, "what could not be settled is settled now");
+                return debug!(%queue, "the events that could not be settled are settled now");
             };
             // A lock that another session holds is no failure of the store.
             let lasting = left.error.as_ref().filter(|error| !error.is_transient());
@@ -142,7 +142,7 @@ impl Settler {
             if closing.is_cancelled() && now >= *give_up.get_or_insert(later(now, self.patience)) {
                 return warn!(
                     %queue, count, error,
-                    "gave up settling: these events will come again"
+                    "gave up settling: these events will be delivered again"
                 );
             }
         }
@@ -161,7 +161,7 @@ impl Outage {
         let queue = &settler.batches.queue;
         let kind = left.error.as_ref().map(Error::kind);
         if self.kinds.contains(&kind) {
-            debug!(%queue, error = left.why(), "settling fails still");
+            debug!(%queue, error = left.why(), "settling still fails");
         } else {
             self.kinds.push(kind);
             warn!(%queue, error = left.why(), "settling failed, will try again");

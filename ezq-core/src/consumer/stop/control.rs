@@ -104,7 +104,7 @@ async fn run_handlers(app: Arc<Shared>, work: Work, control: Control) -> Settle 
 
     if let Err(error) = published {
         let error = error_chain(&error);
-        error!(%queue, error, "events of a handler of `{control}` are not published");
+        error!(%queue, error, "cannot publish the events that a handler of `{control}` returned");
     }
     settle
 }

@@ -100,7 +100,7 @@ impl StopListener {
             },
             // The grace runs from the request to finish on.
             () = deadline::passed(self.deadline) => {
-                warn!("time is up: what still runs is cancelled");
+                warn!("the time to stop is over: running handlers are cancelled");
                 StopRequest::Cancel(reason.unwrap_or(StopReason::Handle))
             }
             // A fired token stays fired, so it is heard only once.

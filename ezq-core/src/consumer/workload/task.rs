@@ -80,7 +80,8 @@ fn settle_unpublished(scope: &RunScope, work: &Work, settle: Settle, error: &Err
     let why = error_chain(error);
 
     if error.is_transient() {
-        warn!(%queue, %message_id, error = why, "its events could not be published: it comes again");
+        warn!(%queue, %message_id, error = why, "the handler's events could not be published: its \
+                                                 own event will be delivered again");
         // No mark of this delivery is kept: the handlers whose events these are run again.
         let why = bounded(&why);
         return scope

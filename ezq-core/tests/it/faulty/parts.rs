@@ -24,7 +24,7 @@ impl UnitOfWork for Transaction {
         self.0.answer(Call::Claim).await;
         Err(Error::new(
             ErrorKind::Unsupported,
-            "no claim inside a transaction",
+            "the engine cannot claim inside a transaction",
         ))
     }
 

@@ -154,7 +154,7 @@ async fn settling_that_fails_for_long_is_warned_of_once_for_each_kind_of_error()
         logs.count(Level::WARN, "settling failed, will try again"),
         2
     );
-    assert_eq!(logs.count(Level::DEBUG, "settling fails still"), 98);
+    assert_eq!(logs.count(Level::DEBUG, "settling still fails"), 98);
     assert_eq!(logs.count(Level::INFO, "settling works again"), 1);
 
     // Another outage is told again.
