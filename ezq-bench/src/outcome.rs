@@ -34,6 +34,43 @@ pub(crate) enum Figures {
     Alone(Vec<f64>),
 }
 
+/// What a line shows of the figures.
+struct Summary {
+    ezq: f64,
+    reference: Option<f64>,
+    ratio: Option<f64>,
+    /// The spread of the ratios, or of the figures themselves if there is no reference.
+    spread: Spread,
+    count: usize,
+}
+
+impl Figures {
+    fn summary(&self) -> Summary {
+        match self {
+            Self::Pairs(pairs) => {
+                let ratios = pairs.ratios();
+                Summary {
+                    ezq: pairs.ezq(),
+                    reference: Some(pairs.reference()),
+                    ratio: Some(ratios.median),
+                    spread: ratios,
+                    count: pairs.len(),
+                }
+            }
+            Self::Alone(values) => {
+                let spread = Spread::of(values);
+                Summary {
+                    ezq: spread.median,
+                    reference: None,
+                    ratio: None,
+                    spread,
+                    count: values.len(),
+                }
+            }
+        }
+    }
+}
+
 /// The value that the ratio must reach, or the figure itself if there is no reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
@@ -75,39 +112,18 @@ impl Outcome {
     }
 
     pub(crate) fn json(&self) -> String {
-        let (ezq, reference, ratio, spread, count) = match &self.figures {
-            Figures::Pairs(pairs) => {
-                let ratios = pairs.ratios();
-                (
-                    pairs.ezq(),
-                    figure(pairs.reference()),
-                    json!(cut(ratios.median)),
-                    ratios,
-                    pairs.len(),
-                )
-            }
-            Figures::Alone(values) => {
-                let spread = Spread::of(values);
-                (
-                    spread.median,
-                    Value::Null,
-                    Value::Null,
-                    spread,
-                    values.len(),
-                )
-            }
-        };
+        let summary = self.figures.summary();
 
         let mut line = json!({
             "case": self.measure.name,
             "unit": self.measure.unit,
-            "ezq": figure(ezq),
-            "reference": reference,
-            "ratio": ratio,
-            "repetitions": count,
-            "min": cut(spread.min),
-            "median": cut(spread.median),
-            "max": cut(spread.max),
+            "ezq": figure(summary.ezq),
+            "reference": summary.reference.map(figure),
+            "ratio": summary.ratio.map(cut),
+            "repetitions": summary.count,
+            "min": cut(summary.spread.min),
+            "median": cut(summary.spread.median),
+            "max": cut(summary.spread.max),
             "settings": self.settings,
         });
         if let Some(target) = self.measure.target {
@@ -116,7 +132,7 @@ impl Outcome {
                 Target::AtMost(value) => ("at_most", value),
             };
             line[name] = json!(value);
-            line["reached"] = json!(target.is_reached(spread.median));
+            line["reached"] = json!(target.is_reached(summary.spread.median));
         }
         if !self.point.is_empty() {
             line["point"] = json!(self.point);
@@ -125,28 +141,11 @@ impl Outcome {
     }
 
     pub(crate) fn row(&self) -> String {
-        let (ezq, reference, ratio, spread, count) = match &self.figures {
-            Figures::Pairs(pairs) => {
-                let ratios = pairs.ratios();
-                (
-                    pairs.ezq(),
-                    shown(pairs.reference()),
-                    format!("{:.2}", ratios.median),
-                    ratios,
-                    pairs.len(),
-                )
-            }
-            Figures::Alone(values) => {
-                let spread = Spread::of(values);
-                (
-                    spread.median,
-                    "-".to_owned(),
-                    "-".to_owned(),
-                    spread,
-                    values.len(),
-                )
-            }
-        };
+        let summary = self.figures.summary();
+        let reference = summary.reference.map_or_else(|| "-".to_owned(), shown);
+        let ratio = summary
+            .ratio
+            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
 
         let point: Vec<String> = self
             .point
@@ -154,12 +153,13 @@ impl Outcome {
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
         let row = format!(
-            "{:<18} {:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {count} {}",
+            "{:<18} {:>12} {reference:>12} {ratio:>6} {:>7.2} {:>7.2}  {:<15} {} {}",
             self.measure.name,
-            shown(ezq),
-            spread.min,
-            spread.max,
+            shown(summary.ezq),
+            summary.spread.min,
+            summary.spread.max,
             self.measure.unit,
+            summary.count,
             point.join(", "),
         );
         row.trim_end().to_owned()

@@ -192,17 +192,20 @@ impl<'a> Subscriptions<'a> {
             wanted.insert(queue, self.inner.patterns(queue)?);
         }
 
-        let stays = |one: &QueueSubscription| {
-            wanted
-                .get(&one.queue)
-                .is_some_and(|patterns| patterns.contains(&one.pattern))
-        };
         let app = &self.inner.config.app;
         let declared = self.inner.declared_parties();
         let forgotten = self
             .forget_unless(app, |party| declared.contains(party))
             .await?;
-        Ok(forgotten.saturating_add(self.remove_unless(app, stays).await?))
+
+        let removed = self
+            .remove_unless(app, |one| {
+                wanted
+                    .get(&one.queue)
+                    .is_some_and(|patterns| patterns.contains(&one.pattern))
+            })
+            .await?;
+        Ok(forgotten.saturating_add(removed))
     }
 
     async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {

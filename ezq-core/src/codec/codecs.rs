@@ -134,8 +134,11 @@ impl Codecs {
     }
 
     fn find(&self, name: &str) -> Option<Chosen<'_>> {
-        let added = || self.added.get(name).map(|codec| Chosen::Other(&**codec));
-        plain(name).map(Chosen::Plain).or_else(added)
+        if let Some(codec) = plain(name) {
+            return Some(Chosen::Plain(codec));
+        }
+        let codec = self.added.get(name)?;
+        Some(Chosen::Other(&**codec))
     }
 
     /// The codec that a queue or an event type chose.

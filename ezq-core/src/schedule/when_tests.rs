@@ -16,15 +16,19 @@ fn ticks(schedule: Schedule, from: &str, count: usize) -> Vec<String> {
     let When::Cron { tz, .. } = &when else {
         panic!("no cron expression")
     };
-    let (tz, mut now) = (*tz, time(from));
+    let tz = *tz;
+    let mut now = time(from);
+
     let mut found = Vec::new();
     for _ in 0..count {
         let next = when.next(now, now).unwrap();
         assert!(next > now);
+
         // What lies between is no tick, and what has just come is the newest.
         for at in [next, next + TimeDelta::milliseconds(500)] {
             assert_eq!(when.newest(now, at).unwrap(), next, "at {at}");
         }
+
         found.push(
             next.with_timezone(&tz)
                 .format("%d %H:%M:%S %:z")
@@ -32,6 +36,7 @@ fn ticks(schedule: Schedule, from: &str, count: usize) -> Vec<String> {
         );
         now = next;
     }
+
     found
 }
 
@@ -113,7 +118,8 @@ fn the_newest_of_many_missed_ticks_is_found_across_changes_of_the_clocks() {
     ] {
         let when = when(paris(expression));
         for start in ["2026-03-26T00:00:00Z", "2026-10-22T00:00:00Z"] {
-            let (from, end) = (time(start), time(start) + TimeDelta::days(7));
+            let from = time(start);
+            let end = time(start) + TimeDelta::days(7);
             let first = when.next(from, from).unwrap();
             let mut newest = first;
             while newest < end {
@@ -138,6 +144,7 @@ fn intervals_keep_their_step_whatever_was_missed() {
         when.next(anchor, anchor).unwrap(),
         time("2026-01-01T00:01:40.25Z")
     );
+
     let late = time("2026-01-01T00:05:00Z");
     assert_eq!(
         when.newest(anchor, late).unwrap(),
@@ -169,6 +176,7 @@ fn what_names_no_times_is_refused_with_what_to_write() {
         error.to_string()
     };
     assert!(refused(Schedule::cron("0 9 * *")).contains("such as `0 9 * * MON`"));
+
     for expression in [
         ", * * * *",
         "1,,2 * * * *",
@@ -178,6 +186,7 @@ fn what_names_no_times_is_refused_with_what_to_write() {
     ] {
         refused(Schedule::cron(expression));
     }
+
     assert!(refused(Schedule::cron("61 9 * * *")).contains("is not a cron expression"));
     assert!(refused(Schedule::cron("0 0 9 * * MON 2020")).contains("is not a cron expression"));
     assert!(refused(Schedule::cron("0 0 30 2 *")).contains("matches no time"));

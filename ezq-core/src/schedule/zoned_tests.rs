@@ -51,6 +51,7 @@ fn changes(tz: Tz) -> Vec<DateTime<Utc>> {
     let start = Utc.with_ymd_and_hms(2000, 1, 1, 0, 0, 0).unwrap();
     let days = (0..38 * 365).map(|day| start + TimeDelta::days(day));
     let has_change = |day: &DateTime<Utc>| ahead(tz, *day) != ahead(tz, *day + TimeDelta::days(1));
+
     let first = |day: DateTime<Utc>| {
         let mut minute = day;
         while ahead(tz, minute) == ahead(tz, day) {
@@ -83,6 +84,7 @@ fn oracle_of_fixed(
     let named = days
         .filter_map(|day| day.and_hms_opt(hour, minute, 0))
         .filter(|at| is_named(*at));
+
     let mut ticks: Vec<DateTime<Utc>> = named
         .filter(|time| *time > walk[0].1)
         .filter_map(|time| {
@@ -112,6 +114,7 @@ fn compare(
         at = tick;
     }
     assert_eq!(found, expected, "{}", place());
+
     for pair in expected.windows(2) {
         let half = TimeDelta::milliseconds(500);
         for now in [pair[0], pair[0] + half, pair[1] - half] {
@@ -126,13 +129,18 @@ fn compare(
 }
 
 fn check(tz: Tz, change: DateTime<Utc>) {
-    let (old, new) = (ahead(tz, change - minutes(1)), ahead(tz, change));
+    let old = ahead(tz, change - minutes(1));
+    let new = ahead(tz, change);
     let length = (new - old).abs();
+
     // The middle of what the clock leaves out, or shows twice.
     let middle = change.naive_utc() + (old + new) / 2;
-    let (hour, minute) = (middle.hour(), middle.minute());
-    let (from, until) = (change - TimeDelta::hours(50), change + TimeDelta::hours(50));
+    let hour = middle.hour();
+    let minute = middle.minute();
+    let from = change - TimeDelta::hours(50);
+    let until = change + TimeDelta::hours(50);
     let shown = walk(tz, from, until);
+
     let every_day = |_: NaiveDateTime| true;
     let date = |at: NaiveDateTime| at.date() == middle.date();
     let weekday = |at: NaiveDateTime| at.weekday() == middle.weekday();
@@ -142,32 +150,35 @@ fn check(tz: Tz, change: DateTime<Utc>) {
     };
     fixed(format!("{minute} {hour} * * *"), hour, minute, &every_day);
     fixed("0 0 * * *".to_owned(), 0, 0, &every_day);
+
     fixed(
         format!("{minute} {hour} {} {} *", middle.day(), middle.month()),
         hour,
         minute,
         &date,
     );
+
     fixed(
         format!("{minute} {hour} * * {}", middle.weekday()),
         hour,
         minute,
         &weekday,
     );
+
     let edge = change.naive_utc() + old;
-    let (hour, minute) = (edge.hour(), edge.minute());
+    let hour = edge.hour();
+    let minute = edge.minute();
     fixed(format!("{minute} {hour} * * *"), hour, minute, &every_day);
 
-    let (from, until) = (
-        change - length - minutes(200),
-        change + length + minutes(200),
-    );
+    let from = change - length - minutes(200);
+    let until = change + length + minutes(200);
     let shown = walk(tz, from, until);
     let shows = |expression: String, matches: &dyn Fn(NaiveDateTime) -> bool| {
         let ticks = shown.iter().skip(1).filter(|(_, shown)| matches(*shown));
         let expected: Vec<DateTime<Utc>> = ticks.map(|(at, _)| *at).collect();
         compare(tz, &expression, from, until, &expected);
     };
+
     let hour = middle.hour();
     shows("*/20 * * * *".to_owned(), &|at| at.minute() % 20 == 0);
     shows(format!("7,45 {hour} * * *"), &|at| {
@@ -188,21 +199,26 @@ fn ticks_are_those_of_the_clock_at_every_change_of_every_zone() {
     let zones: Vec<Tz> = sample.map(|(_, tz)| *tz).chain(ODD).collect();
     let mut seen = HashSet::new();
     let mut checked = 0;
+
     for tz in zones {
         for change in changes(tz) {
-            let (old, new) = (ahead(tz, change - minutes(1)), ahead(tz, change));
+            let old = ahead(tz, change - minutes(1));
+            let new = ahead(tz, change);
+
             // Zones share rules, and years the days of the week.
             let year = if is_every {
                 change.timestamp()
             } else {
                 i64::from(change.year() % 2)
             };
+
             if seen.insert((old, new, year, change.month(), change.time())) {
                 check(tz, change);
                 checked += 1;
             }
         }
     }
+
     assert!(checked > 100, "only {checked} changes were looked at");
 }
 
@@ -212,6 +228,7 @@ fn ticks(tz: Tz, expression: &str, from: &str, count: usize) -> Vec<String> {
         .unwrap()
         .with_timezone(&Utc);
     let mut found = Vec::new();
+
     for _ in 0..count {
         at = next(&cron, tz, at).unwrap();
         found.push(
@@ -220,6 +237,7 @@ fn ticks(tz: Tz, expression: &str, from: &str, count: usize) -> Vec<String> {
                 .to_string(),
         );
     }
+
     found
 }
 
@@ -235,6 +253,7 @@ fn a_gap_that_ends_at_midnight_loses_no_day() {
         found,
         ["2026-03-29 00:00 -01:00", "2026-04-04 23:30 -01:00"]
     );
+
     let found = ticks(Tz::America__Nuuk, "30 23 28 3 *", "2026-01-01T00:00:00Z", 2);
     assert_eq!(
         found,
@@ -251,6 +270,7 @@ fn a_gap_of_hours_or_of_a_day_is_passed() {
         2,
     );
     assert_eq!(found.len(), 2);
+
     // On Samoa there was no 30 December 2011.
     let found = ticks(Tz::Pacific__Apia, "0 12 * * *", "2011-12-29T12:00:00Z", 3);
     assert_eq!(
@@ -261,6 +281,7 @@ fn a_gap_of_hours_or_of_a_day_is_passed() {
             "2011-12-31 12:00 +14:00"
         ]
     );
+
     let found = ticks(Tz::Pacific__Apia, "* * * * * *", "2011-12-30T09:59:58Z", 2);
     assert_eq!(
         found,

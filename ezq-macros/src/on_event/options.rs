@@ -103,9 +103,11 @@ pub(super) fn validate(entries: &Entries, errors: &mut Errors) -> Options {
 fn pattern(entry: &Entry) -> Result<LitStr> {
     let literal: LitStr = entry.parse()?;
     let text = literal.value();
-    let is_mixed = |segment: &str| segment.len() > 1 && segment.contains(['*', '#']);
-    let is_whole = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
-    if is_whole && !text.split('.').any(is_mixed) {
+    let has_whole_segments = text
+        .split('.')
+        .all(|segment| segment.len() <= 1 || !segment.contains(['*', '#']));
+    let is_text = (1..=255).contains(&text.len()) && !text.chars().any(char::is_control);
+    if is_text && has_whole_segments {
         return Ok(literal);
     }
 

@@ -4,7 +4,6 @@
 //! Every statement that changes a row names the state that it expects. So if several processes fire
 //! one tick, one of them succeeds. Times are the server's.
 
-use chrono::{DateTime, Utc};
 use ezq_core::engine::{Advance, KeptSchedules, Outgoing, Registration, ScheduleRow};
 use ezq_core::message::MessageId;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -124,18 +123,6 @@ const MOVE: &str = "\
               AND paused_at IS NULL)
     RETURNING name";
 
-type Times = (
-    Option<DateTime<Utc>>,
-    Option<DateTime<Utc>>,
-    Option<DateTime<Utc>>,
-);
-
-fn times(tick: Option<Advance<'_>>) -> Times {
-    tick.map_or_else(Times::default, |tick| {
-        (Some(tick.from), Some(tick.due), Some(tick.to))
-    })
-}
-
 /// Moves a row on and stores its message in one statement. Returns the message's id if it did.
 pub(crate) async fn fire(
     connection: &mut PgConnection,
@@ -152,13 +139,12 @@ pub(crate) async fn fire(
         sql::table(&message.queue),
         sql::bounded("enqueued_at")
     );
-    let (from, due, to) = times(tick);
     let stored = sqlx::query(AssertSqlSafe(statement))
         .bind(name)
         .bind(tick.map(|tick| tick.definition))
-        .bind(from)
-        .bind(due)
-        .bind(to)
+        .bind(tick.map(|tick| tick.from))
+        .bind(tick.map(|tick| tick.due))
+        .bind(tick.map(|tick| tick.to))
         .bind(&*message.body)
         .bind(headers)
         .fetch_optional(connection)

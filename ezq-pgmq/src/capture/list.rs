@@ -183,21 +183,19 @@ fn found(row: &PgRow) -> Result<InstalledCapture, sqlx::Error> {
     let text = |field: &str| config.get(field).and_then(Value::as_str).map(str::to_owned);
     let columns = config.get("columns").and_then(Value::as_array);
 
-    let names = |names: &Vec<Value>| {
-        names
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-
     let captured = CapturedTable {
         schema: row.try_get("schema")?,
         table: row.try_get("name")?,
         name: text("name").unwrap_or_default(),
         source: text("source").unwrap_or_default(),
         queue: text("queue").and_then(|name| QueueName::new(&name).ok()),
-        columns: columns.map(names),
+        columns: columns.map(|names| {
+            names
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
+        }),
         key: text("key"),
         uncovered: row.try_get("uncovered")?,
         is_enabled: row.try_get("is_enabled")?,

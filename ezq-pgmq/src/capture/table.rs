@@ -342,8 +342,7 @@ fn get<'r, T>(row: &'r sqlx::postgres::PgRow, column: &str) -> Result<T>
 where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    let unread =
-        |failure| Error::new(ErrorKind::Engine, "cannot read the catalogue").with_source(failure);
-    row.try_get(column)
-        .map_err(|failure: sqlx::Error| unread(failure))
+    row.try_get(column).map_err(|failure: sqlx::Error| {
+        Error::new(ErrorKind::Engine, "cannot read the catalogue").with_source(failure)
+    })
 }

@@ -9,7 +9,7 @@
 
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Row, Transaction};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Place;
@@ -55,6 +55,14 @@ enum PgmqState {
     Absent,
     TooOld(String),
     Good,
+}
+
+/// The transaction under whose lock PGMQ is installed, and what it found.
+struct Locked<'c> {
+    tx: Transaction<'c, Postgres>,
+    found: PgmqState,
+    /// Whether the server has the extension's files.
+    is_available: bool,
 }
 
 /// Checks PGMQ, and installs it where it is absent and `manage` allows it.
@@ -152,29 +160,35 @@ async fn install_locked(
         }
         sqlx::query(SCRIPT_TIMEOUT).execute(&mut *tx).await?;
         let found = probe(&mut tx).await?;
-        let available: bool = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
-        Ok((tx, found, available))
+        let is_available = sqlx::query_scalar(AVAILABLE).fetch_one(&mut *tx).await?;
+        Ok(Locked {
+            tx,
+            found,
+            is_available,
+        })
     };
 
-    let (mut tx, found, available) = locked.await.map_err(|failure| match failure {
+    let mut locked = locked.await.map_err(|failure| match failure {
         failure if error::is_locked(&failure) => busy(place).with_source(failure),
         failure => error::of(failure, place),
     })?;
-    match found {
+    match locked.found {
         PgmqState::Good => return Ok(()),
         PgmqState::TooOld(version) => return Err(too_old(&version, place)),
         PgmqState::Absent => {}
     }
 
     // An extension first: administrators can upgrade it.
-    let how = if available && create_extension(&mut tx).await {
+    let how = if locked.is_available && create_extension(&mut locked.tx).await {
         "as an extension"
     } else {
-        let installed = install_from_sql(&mut tx).await;
+        let installed = install_from_sql(&mut locked.tx).await;
         installed.map_err(|failure| error::of(failure, place))?;
         "from SQL"
     };
-    tx.commit()
+    locked
+        .tx
+        .commit()
         .await
         .map_err(|failure| error::of(failure, place))?;
     tracing::info!(database = place.database, "installed PGMQ {how}");
