@@ -45,6 +45,7 @@ impl Lease {
     pub(crate) fn renewed(&self, now: Instant, ttl: Duration) {
         self.expires.store(
             millis(now.duration_since(self.start).saturating_add(ttl)),
+            // A time that only grows. The notification below orders it for those who wait.
             Ordering::Relaxed,
         );
         self.renewal.notify_waiters();
@@ -89,6 +90,7 @@ impl Lease {
 
     /// Notes whether a handler's transaction is settling the delivery.
     pub(crate) fn set_settling(&self, settling: bool) {
+        // Paired with the load below. A renewer that sees it leaves the row to the transaction.
         self.settling.store(settling, Ordering::Release);
     }
 

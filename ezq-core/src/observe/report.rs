@@ -87,6 +87,7 @@ pub(crate) struct Counters([AtomicU64; 7]);
 
 impl Counters {
     pub(crate) fn add(&self, disposition: Disposition) {
+        // Counts are read on their own. Nothing else is ordered by them.
         self.0[disposition as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -168,6 +168,7 @@ impl ConsumerStatus {
         if answer.is_ok() {
             let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
             self.claimed
+                // One more, since zero means never. Probes read it, and nothing is ordered by it.
                 .store(millis.saturating_add(1), Ordering::Relaxed);
         }
     }

@@ -158,6 +158,7 @@ impl Transaction {
     }
 
     fn state(&self) -> MutexGuard<'_, Option<Open>> {
+        // A panic leaves a whole state behind: each step replaces it at once.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

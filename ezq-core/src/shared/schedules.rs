@@ -158,6 +158,7 @@ impl Shared {
             let row = rows.iter().find(|row| row.name == planned.name);
             match self.tend(planned, row, now).await {
                 Ok(pause) => {
+                    // Only the task that keeps the time uses it. The plan is shared, hence an atomic.
                     planned.registered.store(true, Ordering::Relaxed);
                     wait = wait.min(pause);
                 }

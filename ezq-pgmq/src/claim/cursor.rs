@@ -89,6 +89,7 @@ impl ClaimCursors {
     }
 
     fn cursors(&self) -> MutexGuard<'_, HashMap<QueueName, Cursor>> {
+        // Cursors are hints: the next full scan corrects them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

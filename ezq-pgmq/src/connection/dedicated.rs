@@ -193,6 +193,7 @@ impl Dedicated {
 
         tokio::select! {
             biased;
+            // The first connection is preferred: the other one is opened only for a stall.
             permit = first => Permit::first(permit),
             permit = self.spare.acquire() => Ok(Permit { _permit: permit?, is_spare: true }),
         }
@@ -208,6 +209,7 @@ impl Dedicated {
     }
 
     async fn open(&self) -> Result<Session> {
+        // Held while it connects: callers open one after another, and share one backoff.
         let mut backoff = self.opening.lock().await;
         if let Some(next) = backoff.next_attempt {
             tokio::time::sleep_until(next).await;
@@ -243,6 +245,7 @@ impl Dedicated {
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Session, Instant)>> {
+        // A panic leaves a whole list behind: each step is one push or one pop.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -362,6 +365,7 @@ impl TimeLimit {
             let mut statements = pin!(statements);
             let holders = tokio::select! {
                 biased;
+                // First, so that a statement that is done is not delayed by the question.
                 result = &mut statements => return result,
                 // Asked while the statement waits: afterwards nobody knows.
                 holders = self.holders() => holders,

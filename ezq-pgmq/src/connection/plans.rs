@@ -67,6 +67,7 @@ impl Plans {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
+        // Only decides when a statement is planned anew: a stale state costs time and no more.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -165,6 +165,7 @@ impl Pool {
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiter>> {
+        // A panic leaves a whole queue behind: each step is one push or one pop.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

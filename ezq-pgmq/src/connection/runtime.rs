@@ -19,6 +19,7 @@ struct EndGuard(Runtime);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        // Never unset. Who reads it too early fails by its closed connections instead.
         self.0.0.store(true, Ordering::Relaxed);
     }
 }

@@ -102,6 +102,7 @@ impl GroupCommit {
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<QueueName, QueueGroup>> {
+        // A panic leaves whole groups behind: each step is one push or one removal.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

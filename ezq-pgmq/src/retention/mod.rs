@@ -180,6 +180,7 @@ impl Retentions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, QueueRetention>> {
+        // A cache: what a panic leaves behind is asked for again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -130,6 +130,7 @@ impl Schema {
         connector: &Connector,
         manage: bool,
     ) -> Result<()> {
+        // A cache of the answer: who misses it only asks the database once more.
         if self.stands.load(Ordering::Relaxed) {
             return Ok(());
         }

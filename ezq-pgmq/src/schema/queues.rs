@@ -81,6 +81,7 @@ impl IndexBackoff {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Instant>> {
+        // Times of next attempts: one insert each, so that a panic leaves them whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -231,6 +232,7 @@ impl Queues {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, Shape>> {
+        // A cache: what a panic leaves behind is asked for again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

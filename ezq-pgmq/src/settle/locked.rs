@@ -75,6 +75,7 @@ impl LockedRows {
     }
 
     fn seen(&self) -> MutexGuard<'_, HashMap<QueueName, Seen>> {
+        // Only a memory of who waits for what. A panic leaves its entries whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -115,10 +115,12 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
         let next = watch.next();
         tokio::select! {
             heard = listener.try_recv() => match heard {
+                // A capture was made or removed.
                 Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.refresh_soon(),
                 Ok(Some(heard)) => {
                     wake.heard(inserted(heard.channel()).unwrap_or_else(|| heard.payload()));
                 }
+                // The connection ended, and notifications may be lost: the caller connects anew.
                 Ok(None) => return lost(),
                 Err(failure) => return lost().with_source(failure),
             },

@@ -163,6 +163,7 @@ impl Wake {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        // Consumers poll as well, so that what a panic may lose is found a little later.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

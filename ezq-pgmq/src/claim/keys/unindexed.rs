@@ -116,6 +116,7 @@ impl Unindexed {
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<QueueName, Option<Place>>> {
+        // Positions are hints: a walk from the beginning corrects them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

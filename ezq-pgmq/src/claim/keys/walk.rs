@@ -45,6 +45,7 @@ impl KeyWalks {
     }
 
     fn key_walks(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, KeyWalk>> {
+        // Sizes of walks are hints: the next claim corrects them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
