@@ -1,5 +1,5 @@
-//! What the code that the macros write refers to. Not part of the public interface: it may change in
-//! any release.
+//! What the code that the macros write refers to. Not part of the public interface: it may change
+//! in any release.
 
 use std::pin::Pin;
 
@@ -33,7 +33,7 @@ inventory::collect!(Discovered);
 /// Reads the event of a delivery.
 ///
 /// # Errors
-/// When the delivery is no such event.
+/// When the delivery is not such an event.
 pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
     E::from_event(call.context.received())
 }
@@ -41,7 +41,7 @@ pub fn from_event<E: FromEvent>(call: &Call) -> Result<E, HandlerError> {
 /// Reads the tick of a delivery.
 ///
 /// # Errors
-/// When the delivery is no tick.
+/// When the delivery is not a tick.
 pub fn tick(call: &Call) -> Result<Tick, HandlerError> {
     call.context.received().tick()
 }
@@ -65,8 +65,8 @@ pub fn subscription<E: FromEvent>() -> Subscription {
 
 /// Runs an extractor.
 ///
-/// The future is boxed, because rustc checks the bounds of an opaque future wherever it is mentioned:
-/// a type that is no extractor would be reported three times.
+/// The future is boxed, because rustc checks the bounds of an opaque future wherever it is
+/// mentioned: a type that is not an extractor would be reported three times.
 ///
 /// # Errors
 /// The error with which the handler's run fails.
@@ -89,7 +89,8 @@ pub fn batch_subscription<B: FromBatch>() -> Subscription {
 }
 
 /// A field that an event's key is made of. `__ezq_kind` tells an `Option` from any other type:
-/// method lookup prefers the inherent method, which only an `Option` has, to that of [`PlainField`].
+/// method lookup prefers the inherent method, which only an `Option` has, to that of
+/// [`PlainField`].
 #[derive(Debug)]
 pub struct Field<'a, T>(pub &'a T);
 
@@ -109,7 +110,7 @@ impl<T> Field<'_, Option<T>> {
     }
 }
 
-/// A field that is no `Option`.
+/// A field that is not an `Option`.
 pub trait PlainField {
     /// The kind of the field.
     fn __ezq_kind(&self) -> PlainKind;

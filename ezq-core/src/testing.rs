@@ -17,8 +17,8 @@ use crate::memory::{MemoryEngine, Published};
 use crate::message::queue_name::QueueName;
 use crate::observe::report::Report;
 
-/// An application for tests: on a memory engine, without the handlers found at link time, and without
-/// the options of the environment. It derefs to its [`App`].
+/// An application for tests: on a memory engine, without the handlers found at link time, and
+/// without the options of the environment. It derefs to its [`App`].
 ///
 /// ```
 /// use ezq_core::event::Event;
@@ -76,9 +76,9 @@ impl TestApp {
     ///
     /// # Errors
     /// - As [`Consumer::run`](crate::consumer::Consumer::run).
-    /// - [`ErrorKind::NoHandler`] when no handler took an event; all other events are handled then, and
-    ///   the message names its type. An event that a handler returned or published may be for another
-    ///   application, so it is no error. Nor is any if
+    /// - [`ErrorKind::NoHandler`] when no handler took an event; all other events are handled then,
+    ///   and the message names its type. An event that a handler returned or published may be for
+    ///   another application, so it is not an error. Nor is any if
     ///   [`unknown_types`](crate::config::Config::unknown_types) is `Skip`.
     pub async fn drain(&self) -> Result<Report> {
         self.drain_queue(&self.app.config().queue).await

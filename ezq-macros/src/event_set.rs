@@ -88,7 +88,7 @@ fn member(variant: &Variant) -> syn::Result<Member<'_>> {
 }
 
 /// The impl of `FromEvent`. It mentions each event in one function only, because rustc reports a
-/// type that is no event once for each function that mentions it.
+/// type that is not an event once for each function that mentions it.
 fn expand(input: &DeriveInput, private: &TokenStream, members: &[Member<'_>]) -> TokenStream {
     let ident = &input.ident;
     let count = members.len();

@@ -96,7 +96,7 @@ async fn a_message_stays_in_the_store_until_it_is_settled(stage: &Stage<'_>) -> 
 
 async fn an_extended_lease_outlasts_its_first_time(stage: &Stage<'_>) -> CaseResult {
     let delivery = stage.fresh(SHORT).await?;
-    // Only another delivery voids a receipt, so being late here is no failure.
+    // Only another delivery voids a receipt, so being late here is not a failure.
     let outcomes = stage
         .extend(std::slice::from_ref(&delivery.receipt))
         .await?;

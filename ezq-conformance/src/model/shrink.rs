@@ -60,7 +60,7 @@ impl Sequence {
             error,
             tries: TRIES,
         };
-        // A skipped sequence is no failure, and any shorter one is skipped as well.
+        // A skipped sequence is not a failure, and any shorter one is skipped as well.
         if !matches!(shrinking.error, CaseError::Skipped(_)) {
             shrinking.drop_runs().await;
             shrinking.simplify_each().await;

@@ -27,9 +27,9 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Health {
     /// Every engine of the application.
     pub engines: Vec<EngineHealth>,
-    /// Every consumer of the application whose future or handle still exists. A consumer that failed or
-    /// was dropped is listed without them too, until a newer one has run on its queue, or has failed as
-    /// well.
+    /// Every consumer of the application whose future or handle still exists. A consumer that
+    /// failed or was dropped is listed without them too, until a newer one has run on its queue, or
+    /// has failed as well.
     pub consumers: Vec<ConsumerHealth>,
 }
 
@@ -53,24 +53,24 @@ pub struct EngineHealth {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerHealth {
-    /// Its queue; `None` if it was given a text that is no queue name.
+    /// Its queue; `None` if it was given a text that is not a queue name.
     #[serde(serialize_with = "name")]
     pub queue: Option<QueueName>,
     /// Its state.
     #[serde(serialize_with = "text")]
     pub state: ConsumerState,
-    /// How long ago its newest claim was answered. A busy consumer claims nothing, so a long time alone
-    /// is no fault.
+    /// How long ago its newest claim was answered. A busy consumer claims nothing, so a long time
+    /// alone is not a fault.
     #[serde(serialize_with = "seconds")]
     pub last_claim: Option<Duration>,
-    /// How long the oldest readable message has been due: zero if there is none, `None` if the engine
-    /// did not answer.
+    /// How long the oldest readable message has been due: zero if there is none, `None` if the
+    /// engine did not answer.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
     /// Why claiming, renewing or settling fails, or why the engine did not answer for the lag.
     pub error: Option<String>,
-    /// How long the store has refused its claims, because of the login or a missing right; `None` if it
-    /// does not, or the consumer has ended.
+    /// How long the store has refused its claims, because of the login or a missing right; `None`
+    /// if it does not, or the consumer has ended.
     #[serde(serialize_with = "seconds")]
     pub refused_for: Option<Duration>,
     /// How often it was [started again](crate::consumer::Consumer::restart).
@@ -80,8 +80,8 @@ pub struct ConsumerHealth {
 }
 
 impl Health {
-    /// Whether every engine answers, and every consumer can claim, renew and settle. For a readiness
-    /// probe.
+    /// Whether every engine answers, and every consumer can claim, renew and settle. For a
+    /// readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.engines.iter().all(|engine| engine.error.is_none())
@@ -96,7 +96,8 @@ impl Health {
     /// - The store has refused a consumer for longer than a minute. A new process may have newer
     ///   credentials.
     ///
-    /// It does not help if a consumer stopped on request, or if an engine does not answer at present.
+    /// It does not help if a consumer stopped on request, or if an engine does not answer at
+    /// present.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.consumers.iter().all(|one| {
@@ -185,9 +186,9 @@ impl Shared {
     }
 }
 
-/// Removes consumers that stopped on request and whose handle is gone, and consumers that failed and
-/// were replaced. A consumer that replaces failed ones makes room for itself, so the list cannot grow
-/// without end.
+/// Removes consumers that stopped on request and whose handle is gone, and consumers that failed
+/// and were replaced. A consumer that replaces failed ones makes room for itself, so the list
+/// cannot grow without end.
 fn forget(known: &mut Vec<Arc<ConsumerStatus>>) {
     // For each queue: when the newest consumer began that has run, or has failed as well.
     let mut newer = HashMap::new();

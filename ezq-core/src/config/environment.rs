@@ -109,11 +109,12 @@ const OPTIONS: [(&str, Set); 23] = [
 impl Config {
     /// The defaults, overridden by the process's environment variables.
     ///
-    /// A variable that begins with `EZQ_` and is no option is logged as a warning, because it may be
-    /// a misspelt option. Variables that Kubernetes sets for a service are left out of this.
+    /// A variable that begins with `EZQ_` and is not an option is logged as a warning, because it
+    /// may be a misspelt option. Variables that Kubernetes sets for a service are left out of this.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for a value that cannot be read.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) for a value that cannot be
+    /// read.
     pub fn from_env() -> Result<Self> {
         let variables = std::env::vars_os();
         Self::from_vars(variables.map(|(name, value)| (lossy(&name), lossy(&value))))
@@ -158,8 +159,8 @@ impl Config {
     }
 }
 
-/// Bytes that are no text become replacement characters: they fail in the option they belong to, if
-/// they belong to one.
+/// Bytes that are not text become replacement characters: they fail in the option they belong to,
+/// if they belong to one.
 fn lossy(text: &OsString) -> String {
     text.to_string_lossy().into_owned()
 }

@@ -1,7 +1,7 @@
 //! Configuration: every option of an application, for its publishers and its consumers alike.
 //!
-//! Begin at [`Config`]. What is set in code wins over the environment, which wins over the defaults.
-//! Options of one publish, one consumer or one engine are not here but on their builders.
+//! Begin at [`Config`]. What is set in code wins over the environment, which wins over the
+//! defaults. Options of one publish, one consumer or one engine are not here but on their builders.
 //!
 //! # Source files
 //!
@@ -12,7 +12,7 @@
 //! | what each option means, and its default | this file |
 //! | how a variable is read | `environment.rs` |
 //! | the range of each option | `validate.rs` |
-//! | the warning about a variable that is no option | `unknown_variables.rs` |
+//! | the warning about a variable that is not an option | `unknown_variables.rs` |
 
 mod environment;
 mod unknown_variables;
@@ -32,16 +32,16 @@ use crate::message::settlement::HandlerName;
 
 /// Every option of an application.
 ///
-/// What is not set in code comes from the environment, then from the defaults. Each option names its
-/// environment variable. A duration in a variable is a whole number and a unit: `500ms`, `30s`, `5m`,
-/// `1h` or `1d`.
+/// What is not set in code comes from the environment, then from the defaults. Each option names
+/// its environment variable. A duration in a variable is a whole number and a unit: `500ms`, `30s`,
+/// `5m`, `1h` or `1d`.
 ///
 /// Some variables belong to the process and have no field here:
 ///
 /// - `EZQ_DATABASE_URL`, or else `DATABASE_URL`: the database to connect to.
 /// - `EZQ_STDERR`: `false` stops ezq from printing warnings to stderr in a program without logging.
-/// - `EZQ_EMBEDDED`: `true` or `false`, whether a development Postgres may be started when no database
-///   is configured.
+/// - `EZQ_EMBEDDED`: `true` or `false`, whether a development Postgres may be started when no
+///   database is configured.
 /// - `EZQ_PG_BIN`: the folder of that Postgres's binaries.
 /// - `EZQ_OFFLINE`: `true` forbids to fetch those binaries where no Postgres is installed.
 /// - `EZQ_PG_CACHE`: the folder that keeps fetched binaries.
@@ -86,16 +86,16 @@ pub struct Config {
     /// `EZQ_MAX_ATTEMPTS` sets the attempts, at least 1. Defaults to 5 attempts, with exponential
     /// backoff and full jitter from 1 s to 5 min. All pauses together then take at most 15 s.
     pub retry: RetryPolicy,
-    /// What becomes of an event whose type no handler of this application takes, or whose version is
-    /// newer than its handlers know.
+    /// What becomes of an event whose type no handler of this application takes, or whose version
+    /// is newer than its handlers know.
     ///
-    /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, with 5 attempts (the
-    /// default [`RetryPolicy`], not the one in [`retry`](Self::retry)).
+    /// `EZQ_UNKNOWN_TYPES`: `retry`, `skip` or `dead_letter`. Defaults to retry, with 5 attempts
+    /// (the default [`RetryPolicy`], not the one in [`retry`](Self::retry)).
     pub unknown_types: UnknownTypes,
-    /// How often a message may be delivered without being settled; at least 1. A message that exceeds
-    /// the limit is taken to kill its workers, and becomes a dead letter. The same limit applies to
-    /// transactions of handlers that the store fails to begin or to commit: that is no attempt of the
-    /// handler, and counts here instead.
+    /// How often a message may be delivered without being settled; at least 1. A message that
+    /// exceeds the limit is taken to kill its workers, and becomes a dead letter. The same limit
+    /// applies to transactions of handlers that the store fails to begin or to commit: that is not
+    /// an attempt of the handler, and counts here instead.
     ///
     /// `EZQ_MAX_DELIVERIES`. Defaults to 20.
     pub max_deliveries: u32,
@@ -159,8 +159,8 @@ pub struct Config {
     pub retention: BTreeMap<QueueName, Retention>,
     /// Options of single handlers, by name; they win over the handlers' attributes.
     ///
-    /// In code only. Defaults to none. A name that no handler has is refused when the application is
-    /// built.
+    /// In code only. Defaults to none. A name that no handler has is refused when the application
+    /// is built.
     pub handlers: BTreeMap<HandlerName, HandlerOptions>,
 }
 
@@ -214,7 +214,8 @@ impl Default for Config {
     }
 }
 
-/// The name of the program's file, with what a source may not hold replaced; `ezq` if it is unknown.
+/// The name of the program's file, with what a source may not hold replaced; `ezq` if it is
+/// unknown.
 fn program_name() -> String {
     let path = std::env::current_exe().ok();
     let Some(name) = path.as_deref().and_then(std::path::Path::file_stem) else {

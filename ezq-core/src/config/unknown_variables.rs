@@ -1,10 +1,10 @@
-//! Variables that begin with `EZQ_` and are no option. Those that Kubernetes makes are ignored; the
-//! others are logged, because one may be a misspelt option.
+//! Variables that begin with `EZQ_` and are not options. Those that Kubernetes makes are ignored;
+//! the others are logged, because one may be a misspelt option.
 
 use crate::logging::warn;
 
-/// Warns of a variable that is no option, unless Kubernetes made it. The value is not logged, because
-/// it may be a secret.
+/// Warns of a variable that is not an option, unless Kubernetes made it. The value is not logged,
+/// because it may be a secret.
 pub(super) fn warn_of_unknown(variable: &str, value: &str, options: &[&str]) {
     if is_service_link(variable, value) {
         return;
@@ -24,8 +24,8 @@ pub(super) fn warn_of_unknown(variable: &str, value: &str, options: &[&str]) {
 /// Whether a variable looks like one that Kubernetes sets in every container for a service.
 ///
 /// For a service `ezq-worker` these are `EZQ_WORKER_SERVICE_HOST`, `EZQ_WORKER_SERVICE_PORT`,
-/// `EZQ_WORKER_SERVICE_PORT_<NAME>`, `EZQ_WORKER_PORT=tcp://..`, `EZQ_WORKER_PORT_5432_TCP`, and the
-/// last of these with `_PROTO`, `_PORT` or `_ADDR` appended. Source:
+/// `EZQ_WORKER_SERVICE_PORT_<NAME>`, `EZQ_WORKER_PORT=tcp://..`, `EZQ_WORKER_PORT_5432_TCP`, and
+/// the last of these with `_PROTO`, `_PORT` or `_ADDR` appended. Source:
 /// <https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables>
 fn is_service_link(variable: &str, value: &str) -> bool {
     if variable.ends_with("_SERVICE_HOST")

@@ -1,8 +1,8 @@
 //! The contract between ezq and a store of messages, and nothing else.
 //!
-//! The parts of ezq that publish and consume know a store only by this contract, and an engine knows
-//! no handlers. No engine is in this folder: the one in memory is in [`memory`](crate::memory), the
-//! one on PGMQ in the crate `ezq-pgmq`.
+//! The parts of ezq that publish and consume know a store only by this contract, and an engine
+//! knows no handlers. No engine is in this folder: the one in memory is in
+//! [`memory`](crate::memory), the one on PGMQ in the crate `ezq-pgmq`.
 //!
 //! # Writing an engine
 //!
@@ -104,26 +104,26 @@ use crate::message::retention::Retention;
 /// An engine is shared: every method may be called concurrently. Unless a method says otherwise,
 /// dropping its future leaves it open whether the store did the work.
 ///
-/// An error means that nothing is known to be done, unless the method says otherwise. Its kind decides
-/// what ezq does, so give a failure that will pass a [transient](Error::is_transient) kind:
+/// An error means that nothing is known to be done, unless the method says otherwise. Its kind
+/// decides what ezq does, so give a failure that will pass a [transient](Error::is_transient) kind:
 ///
 /// - Leases are asked for again after any error.
-/// - A settlement is sent again after a transient error. After another one, a settlement with events to
-///   publish counts as refused, and its message becomes a dead letter.
-/// - A handler's transaction that fails to begin or commit by a transient error is no attempt of the
-///   handler. By another one it is a failed attempt.
+/// - A settlement is sent again after a transient error. After another one, a settlement with
+///   events to publish counts as refused, and its message becomes a dead letter.
+/// - A handler's transaction that fails to begin or commit by a transient error is not an attempt
+///   of the handler. By another one it is a failed attempt.
 ///
-/// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`. Publishing in a
-/// caller's transaction needs that: it uses a connection of the engine's own kind, which this contract
-/// does not know. See [`Publish::prepare_for`](crate::publish::Publish::prepare_for).
+/// An engine is [`Any`], so that an extension finds its own engine behind `dyn Engine`. Publishing
+/// in a caller's transaction needs that: it uses a connection of the engine's own kind, which this
+/// contract does not know. See [`Publish::prepare_for`](crate::publish::Publish::prepare_for).
 #[async_trait]
 pub trait Engine: Any + Send + Sync {
     /// What the engine can do, probed when it connected. It must not change afterwards: an
     /// application is checked against it once, when it is built.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Makes sure that a queue and the place for its dead letters exist. Called often, so it must be
-    /// cheap when they do.
+    /// Makes sure that a queue and the place for its dead letters exist. Called often, so it must
+    /// be cheap when they do.
     ///
     /// # Errors
     /// When the queue is missing and cannot be created.
@@ -149,19 +149,20 @@ pub trait Engine: Any + Send + Sync {
         }
     }
 
-    /// Checks whether the store can keep a message, as far as that is known without asking the store.
-    /// An event that a handler returned and that cannot be kept then fails its handler, before
-    /// anything is settled. By default every message passes.
+    /// Checks whether the store can keep a message, as far as that is known without asking the
+    /// store. An event that a handler returned and that cannot be kept then fails its handler,
+    /// before anything is settled. By default every message passes.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the store would refuse the message.
+    /// [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the store would refuse the
+    /// message.
     fn check(&self, message: &Outgoing) -> Result<()> {
         let _ = message;
         Ok(())
     }
 
-    /// Stores messages, in their order, and answers one outcome each, in their order. A message that
-    /// the store refuses harms no other.
+    /// Stores messages, in their order, and answers one outcome each, in their order. A message
+    /// that the store refuses harms no other.
     ///
     /// # Errors
     /// When nothing is known to be stored, such as when the server cannot be reached. Some messages
@@ -172,8 +173,8 @@ pub trait Engine: Any + Send + Sync {
     ///
     /// With [`Capabilities::keys`], messages of one ordering key are handed out one after another:
     ///
-    /// - A message with a key is handed out only as the first of its key, by id, in the queue, and only
-    ///   while no message of the key is leased.
+    /// - A message with a key is handed out only as the first of its key, by id, in the queue, and
+    ///   only while no message of the key is leased.
     /// - One call may hand out several messages of a key that follow each other. Their places then
     ///   rise with their ids, and the caller handles them in that order.
     ///
@@ -185,8 +186,8 @@ pub trait Engine: Any + Send + Sync {
     /// Not cancel safe: deliveries of a dropped call stay leased until their leases end.
     async fn lease(&self, request: LeaseRequest) -> Result<Leased>;
 
-    /// A counter that changes when a message may have become readable, or `None` (the default) if the
-    /// engine cannot tell. Consumers poll either way, less often if they are woken.
+    /// A counter that changes when a message may have become readable, or `None` (the default) if
+    /// the engine cannot tell. Consumers poll either way, less often if they are woken.
     ///
     /// # Errors
     /// When the engine cannot listen at present.
@@ -195,8 +196,8 @@ pub trait Engine: Any + Send + Sync {
         Ok(None)
     }
 
-    /// Wakes whoever waits for messages of a queue, because a transaction that the engine did not see
-    /// commit has stored something there. A hint: by default it does nothing.
+    /// Wakes whoever waits for messages of a queue, because a transaction that the engine did not
+    /// see commit has stored something there. A hint: by default it does nothing.
     fn wake(&self, queue: &QueueName) {
         let _ = queue;
     }
@@ -227,12 +228,12 @@ pub trait Engine: Any + Send + Sync {
 
     /// Begins a transaction for one run of a handler on deliveries of a queue.
     ///
-    /// `limit` is the longest time that the run may take, if there is one. A transaction that is idle
-    /// for much longer has lost its worker, and the engine may end it.
+    /// `limit` is the longest time that the run may take, if there is one. A transaction that is
+    /// idle for much longer has lost its worker, and the engine may end it.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`]; otherwise when
-    /// the store could not begin one.
+    /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::transactions`]; otherwise
+    /// when the store could not begin one.
     async fn begin(
         &self,
         queue: &QueueName,
@@ -271,8 +272,8 @@ pub trait Engine: Any + Send + Sync {
     /// Leases one message by its id, due or not and without regard to ordering keys. Returns `None`
     /// if there is no such message.
     ///
-    /// It counts as a delivery and voids every earlier receipt. It is for an operator who decides what
-    /// becomes of a message; see [`App::fail`](crate::app::App::fail).
+    /// It counts as a delivery and voids every earlier receipt. It is for an operator who decides
+    /// what becomes of a message; see [`App::fail`](crate::app::App::fail).
     ///
     /// # Errors
     /// - [`ErrorKind::LeaseLost`] while a worker holds the message; a retry after that helps.
@@ -317,8 +318,8 @@ pub trait Engine: Any + Send + Sync {
         Ok(self.stats(queue).await?.oldest_ready)
     }
 
-    /// Ordering keys whose first message cannot be handed out at present while others wait behind it;
-    /// at most `limit` of them, in no order.
+    /// Ordering keys whose first message cannot be handed out at present while others wait behind
+    /// it; at most `limit` of them, in no order.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless the engine has [`Capabilities::keys`]; otherwise when the
@@ -354,11 +355,11 @@ pub trait Engine: Any + Send + Sync {
         None
     }
 
-    /// Every stored copy of an event, found by the event's id: in one queue with its archive and its
-    /// dead letters, or in those of all queues. Takes no lock and changes nothing.
+    /// Every stored copy of an event, found by the event's id: in one queue with its archive and
+    /// its dead letters, or in those of all queues. Takes no lock and changes nothing.
     ///
-    /// A body that a codec wrote ([`CODEC`](crate::message::headers::CODEC)) cannot be read here. Its
-    /// event's id and type are in the headers [`CE_ID`](crate::message::headers::CE_ID) and
+    /// A body that a codec wrote ([`CODEC`](crate::message::headers::CODEC)) cannot be read here.
+    /// Its event's id and type are in the headers [`CE_ID`](crate::message::headers::CE_ID) and
     /// [`CE_TYPE`](crate::message::headers::CE_TYPE).
     ///
     /// # Errors
@@ -385,7 +386,8 @@ pub trait Engine: Any + Send + Sync {
 pub struct QueueStats {
     /// Messages that can be leased now.
     pub ready: u64,
-    /// Messages that were delivered before and cannot be leased now: leased, or waiting for a retry.
+    /// Messages that were delivered before and cannot be leased now: leased, or waiting for a
+    /// retry.
     pub in_progress: u64,
     /// Messages that were never delivered and are not due yet.
     pub scheduled: u64,

@@ -4,8 +4,8 @@
 //! or read. Names that become attributes, such as that of the application, are checked where they
 //! are given.
 //!
-//! Sources: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". Letters of any language
-//! may stand in a URI unescaped, as RFC 3987 allows.
+//! Sources: CloudEvents 1.0.2, "Type System"; RFC 3986, "URI Generic Syntax". Letters of any
+//! language may stand in a URI unescaped, as RFC 3987 allows.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use chrono::{DateTime, Datelike, FixedOffset};
 /// Why an attribute is refused.
 pub(super) type Refusal = Cow<'static, str>;
 
-/// The members of an event that are no extensions: the attributes of CloudEvents, and the data.
+/// The members of an event that are not extensions: the attributes of CloudEvents, and the data.
 pub(crate) const RESERVED: [&str; 10] = [
     "specversion",
     "id",

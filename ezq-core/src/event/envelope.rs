@@ -1,10 +1,10 @@
 //! An event with its attributes: a CloudEvents 1.0 event, validated whenever one is made or read.
 //!
-//! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` stays the JSON text
-//! that it was, so no number is ever rounded.
+//! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` stays the JSON
+//! text that it was, so no number is ever rounded.
 //!
-//! This file and `event/mod.rs` import each other: an envelope is decoded into an [`Event`], and an event
-//! type may read an older version of itself from an envelope.
+//! This file and `event/mod.rs` import each other: an envelope is decoded into an [`Event`], and an
+//! event type may read an older version of itself from an envelope.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -179,7 +179,7 @@ impl Envelope {
     /// The version of the payload's shape.
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the version attribute is no whole number from 1 on.
+    /// [`ErrorKind::Decode`] when the version attribute is not a whole number from 1 on.
     pub fn version(&self) -> Result<u32> {
         let number = match self.extensions.get(VERSION_ATTRIBUTE) {
             None => return Ok(1),
@@ -196,12 +196,12 @@ impl Envelope {
         })
     }
 
-    /// Reads the data as an event type, whatever type name the envelope has. Data of an older version
-    /// is [converted](Event::upcast).
+    /// Reads the data as an event type, whatever type name the envelope has. Data of an older
+    /// version is [converted](Event::upcast).
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the data is not JSON of that shape; [`ErrorKind::NewerVersion`] when
-    /// it has a newer version than the type.
+    /// [`ErrorKind::Decode`] when the data is not JSON of that shape; [`ErrorKind::NewerVersion`]
+    /// when it has a newer version than the type.
     pub fn decode<E: Event>(&self) -> Result<E> {
         let version = self.version()?;
         match version.cmp(&E::VERSION) {
@@ -231,9 +231,9 @@ impl Envelope {
             Error::new(ErrorKind::Decode, message).with_source(error)
         };
 
-        // Serde writes a unit struct as `null`, and a struct whose fields are all absent as `{}`. Other
-        // languages, the flat form, and events without data do not tell the two apart. So a type that
-        // refuses one of them gets the other.
+        // Serde writes a unit struct as `null`, and a struct whose fields are all absent as `{}`.
+        // Other languages, the flat form, and events without data do not tell the two apart. So a
+        // type that refuses one of them gets the other.
         let other = match text.trim() {
             "null" => "{}",
             "{}" => "null",

@@ -1,10 +1,10 @@
 //! How quickly a handler ends, learnt from its runs.
 //!
-//! A handler that waits for nothing ends at its first poll, and a task would cost several times as much
-//! as the handler does. A handler that computes or blocks its thread would keep the coordinator of its
-//! consumer from everything else. So the coordinator polls a handler itself only after enough of its
-//! runs in tasks were short: they ended at the first poll, within [`SHORT`]. A run that was not short
-//! sends the handler back to tasks, for twice as many runs each time.
+//! A handler that waits for nothing ends at its first poll, and a task would cost several times as
+//! much as the handler does. A handler that computes or blocks its thread would keep the
+//! coordinator of its consumer from everything else. So the coordinator polls a handler itself only
+//! after enough of its runs in tasks were short: they ended at the first poll, within [`SHORT`]. A
+//! run that was not short sends the handler back to tasks, for twice as many runs each time.
 //!
 //! Fast path. Benchmark case: `consume`; the figures stand in `dispatch/in_place.rs`, which asks here.
 //!
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 /// About what a task costs if another thread must be woken for it.
 const SHORT: Duration = Duration::from_micros(20);
-/// After so many short runs in tasks a new handler counts as quick.
+/// After this many short runs in tasks a new handler counts as quick.
 const FEWEST: u32 = 8;
-/// A handler that was sent back to tasks counts as quick again after so many short runs at most.
+/// A handler that was sent back to tasks counts as quick again after this many short runs at most.
 const MOST: u32 = 4096;
-/// After so many short runs in a row, a quick handler's earlier penalties are forgotten.
+/// After this many short runs in a row, a quick handler's earlier penalties are forgotten.
 const PROVEN: u32 = 64;
 
 /// What is known of one handler.

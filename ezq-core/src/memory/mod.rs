@@ -1,16 +1,17 @@
-//! The engine in memory: the contract of [`engine`](crate::engine) for tests, where nothing survives
-//! the process.
+//! The engine in memory: the contract of [`engine`](crate::engine) for tests, where nothing
+//! survives the process.
 //!
-//! Begin at [`MemoryEngine::new`], or at [`TestApp`](crate::testing::TestApp), which has an application
-//! around it.
+//! Begin at [`MemoryEngine::new`], or at [`TestApp`](crate::testing::TestApp), which has an
+//! application around it.
 //!
-//! It is no cache and no broker. Its purpose is that code meets the same rules here as on a database.
-//! It has everything but transactions of handlers. Its clock is tokio's, so a paused clock moves
-//! leases, delays and retries.
+//! It is neither a cache nor a broker. Its purpose is that code meets the same rules here as on a
+//! database. It has everything but transactions of handlers. Its clock is tokio's, so a paused
+//! clock moves leases, delays and retries.
 //!
 //! # Source files
 //!
-//! One lock guards all queues, and is never held across an `.await`, so each call is one atomic step.
+//! One lock guards all queues, and is never held across an `.await`, so each call is one atomic
+//! step.
 //!
 //! | to see | open |
 //! |---|---|
@@ -57,9 +58,9 @@ use crate::message::retention::Retention;
 
 /// An engine that keeps its queues in this process.
 ///
-/// A clone shares the queues, like a second client of one server. The engine's clock is the wall clock
-/// at its creation, moved by tokio's clock since. Under `tokio::time::pause`, leases end and delayed
-/// messages fall due as the test advances the time.
+/// A clone shares the queues, like a second client of one server. The engine's clock is the wall
+/// clock at its creation, moved by tokio's clock since. Under `tokio::time::pause`, leases end and
+/// delayed messages fall due as the test advances the time.
 ///
 /// ```
 /// use ezq_core::engine::{Engine, Outgoing};
@@ -138,8 +139,8 @@ impl MemoryEngine {
         clock::to_time(self.shared.clock.now())
     }
 
-    /// Every message that was published to a queue so far, oldest first: by [`Engine::publish`] and by
-    /// settlements, whether or not it was handled since.
+    /// Every message that was published to a queue so far, oldest first: by [`Engine::publish`] and
+    /// by settlements, whether or not it was handled since.
     #[must_use]
     pub fn published(&self, queue: &QueueName) -> Vec<Published> {
         self.store()
@@ -156,8 +157,8 @@ impl MemoryEngine {
         self.store().published().to_vec()
     }
 
-    /// Clears the record of published messages; the queues stay as they are. For long runs, in which the
-    /// record would grow without end.
+    /// Clears the record of published messages; the queues stay as they are. For long runs, in
+    /// which the record would grow without end.
     pub fn forget_published(&self) {
         self.store().forget_published();
     }

@@ -1,8 +1,8 @@
 //! The headers of a message: a flat JSON object that is stored beside the body.
 //!
-//! The store merges headers one top-level key at a time, so two workers never overwrite each other's
-//! marks. Keys that ezq owns begin with [`PREFIX`]; the other constants here are names that ezq shares
-//! with PGMQ, CloudEvents and W3C Trace Context. Any other key belongs to the publisher.
+//! The store merges headers one top-level key at a time, so two workers never overwrite each
+//! other's marks. Keys that ezq owns begin with [`PREFIX`]; the other constants here are names that
+//! ezq shares with PGMQ, CloudEvents and W3C Trace Context. Any other key belongs to the publisher.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 /// The prefix of every header key that ezq owns.
 pub const PREFIX: &str = "ezq-";
-/// How many deliveries of a message ended by a settlement: a retry or a release. The other deliveries
-/// ended by a crash or a lost lease.
+/// How many deliveries of a message ended by a settlement: a retry or a release. The other
+/// deliveries ended by a crash or a lost lease.
 pub const RETURNED: &str = "ezq-returned";
 /// The prefix of the key of a handler's mark; the handler's name follows.
 pub const HANDLER_PREFIX: &str = "ezq-h:";
@@ -66,8 +66,8 @@ impl Headers {
         Self::default()
     }
 
-    /// Headers from the value that a store kept. A value that is no object counts as no headers, and
-    /// is kept as [`original`](Self::original).
+    /// Headers from the value that a store kept. A value that is not an object counts as no
+    /// headers, and is kept as [`original`](Self::original).
     #[must_use]
     pub fn from_value(value: Value) -> Self {
         match value {
@@ -95,8 +95,8 @@ impl Headers {
         self.entries.get(key).and_then(Value::as_str)
     }
 
-    /// The ordering key, if there is one. A key that is no text is taken as its JSON text; `null` is no
-    /// key.
+    /// The ordering key, if there is one. A key that is not text is taken as its JSON text; `null`
+    /// is no key.
     #[must_use]
     pub fn key(&self) -> Option<Cow<'_, str>> {
         match self.entries.get(KEY)? {

@@ -12,23 +12,23 @@ pub enum MessageId {
     /// A number, from a store that issues each number once. If you make one by hand, from a number
     /// that you wrote down, it means whichever message has that number now.
     Number(i64),
-    /// A number that the store may issue again. PGMQ does so after a fail-over to a replica that lags,
-    /// and in an unlogged queue after a crash. Number and time together identify one message.
+    /// A number that the store may issue again. PGMQ does so after a fail-over to a replica that
+    /// lags, and in an unlogged queue after a crash. Number and time together identify one message.
     Dated {
         /// The number.
         number: i64,
         /// When the message was stored, by the engine's clock.
         stored_at: DateTime<Utc>,
     },
-    /// Text, for stores whose ids are no numbers.
+    /// Text, for stores whose ids are not numbers.
     Text(std::sync::Arc<str>),
-    /// No id. A message that was published in a handler's transaction gets one when that commits; an
-    /// event that is dispatched inline never gets one.
+    /// No id. A message that was published in a handler's transaction gets one when that commits;
+    /// an event that is dispatched inline never gets one.
     Pending,
 }
 
-/// A dated id hashes its number only, which rarely means two messages. A consumer looks each delivery
-/// up several times, so hashing must be cheap.
+/// A dated id hashes its number only, which rarely means two messages. A consumer looks each
+/// delivery up several times, so hashing must be cheap.
 impl Hash for MessageId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {

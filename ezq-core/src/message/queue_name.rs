@@ -18,11 +18,11 @@ const MARKS: [u8; 6] = [b'_', b'-', b'.', b':', b'/', b'@'];
 
 /// The name of a queue: 1 to 47 ASCII letters, digits and `_ - . : / @`, without `--`.
 ///
-/// Case does not matter: names are kept in lower case. In PGMQ `MyQueue` and `myqueue` have the same
-/// table too.
+/// Case does not matter: names are kept in lower case. In PGMQ `MyQueue` and `myqueue` have the
+/// same table too.
 ///
-/// The dead letters of `orders` are in the queue `orders_dlq`. A name of more than 43 characters leaves
-/// no room for that suffix; see [`dead_letters`](Self::dead_letters).
+/// The dead letters of `orders` are in the queue `orders_dlq`. A name of more than 43 characters
+/// leaves no room for that suffix; see [`dead_letters`](Self::dead_letters).
 ///
 /// ```
 /// use ezq_core::message::QueueName;
@@ -38,11 +38,11 @@ pub struct QueueName(Arc<str>);
 impl QueueName {
     /// Parses a queue name.
     ///
-    /// PGMQ accepts more: spaces, quotes, backslashes, letters beyond ASCII. Such names are misread in
-    /// logs and statements, or depend on the database's locale.
+    /// PGMQ accepts more: spaces, quotes, backslashes, letters beyond ASCII. Such names are misread
+    /// in logs and statements, or depend on the database's locale.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidQueueName`] for a text that is no such name.
+    /// [`ErrorKind::InvalidQueueName`] for a text that is not such a name.
     pub fn new(name: &str) -> Result<Self> {
         let why = if name.is_empty() {
             "it is empty"
@@ -70,8 +70,8 @@ impl QueueName {
 
     /// The name of the queue that keeps this queue's dead letters: the name and `_dlq`.
     ///
-    /// If that has more than 47 characters, it is: the first 34 characters of the name, `_`, a hash of
-    /// the whole name in eight hexadecimal digits, and `_dlq`.
+    /// If that has more than 47 characters, it is: the first 34 characters of the name, `_`, a hash
+    /// of the whole name in eight hexadecimal digits, and `_dlq`.
     #[must_use]
     pub fn dead_letters(&self) -> String {
         let room = LONGEST.saturating_sub(DEAD_LETTER_SUFFIX.len());
@@ -89,8 +89,8 @@ fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || MARKS.contains(&byte)
 }
 
-/// FNV-1a of 32 bits. Names of stored queues depend on it, so it must never change; it is short, and
-/// the same in every language.
+/// FNV-1a of 32 bits. Names of stored queues depend on it, so it must never change; it is short,
+/// and the same in every language.
 fn hash(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)

@@ -59,7 +59,7 @@ pub struct HandlerMark {
     /// Why the handler failed for good, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ReasonKind>,
-    /// The number of attempts so far. A snooze is no attempt.
+    /// The number of attempts so far. A snooze is not an attempt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
     /// The time before which the handler does not run, by the engine's clock.
@@ -280,8 +280,8 @@ impl Headers {
         }
     }
 
-    /// Records that a delivery ended by a retry or a release: merges the marks, and counts the delivery
-    /// as [`returned`](Self::returned).
+    /// Records that a delivery ended by a retry or a release: merges the marks, and counts the
+    /// delivery as [`returned`](Self::returned).
     pub fn give_back(&mut self, progress: &Progress) {
         self.merge(progress);
         self.insert(RETURNED, self.returned().saturating_add(1));
@@ -332,16 +332,17 @@ pub enum ReasonKind {
     Fatal,
     /// A handler failed in as many attempts as its policy allows.
     MaxAttempts,
-    /// The body is no event, or not the event that it claims to be.
+    /// The body is not an event, or not the event that it claims to be.
     Undecodable,
     /// No handler in this application takes the type.
     UnknownType,
     /// The event has a newer version than this application knows.
     NewerVersion,
-    /// The message was delivered too often without being settled, so it is taken to kill its workers.
+    /// The message was delivered too often without being settled, so it is taken to kill its
+    /// workers.
     MaxDeliveries,
-    /// The store failed to begin or commit handlers' transactions, or another engine failed to publish
-    /// their events, as often as `max_deliveries` allows.
+    /// The store failed to begin or commit handlers' transactions, or another engine failed to
+    /// publish their events, as often as `max_deliveries` allows.
     StoreFailed,
     /// An operator [gave the event up](crate::app::App::fail).
     Operator,

@@ -24,7 +24,7 @@ fn ticks(schedule: Schedule, from: &str, count: usize) -> Vec<String> {
         let next = when.next(now, now).unwrap();
         assert!(next > now);
 
-        // What lies between is no tick, and what has just come is the newest.
+        // What lies between is not a tick, and what has just come is the newest.
         for at in [next, next + TimeDelta::milliseconds(500)] {
             assert_eq!(when.newest(now, at).unwrap(), next, "at {at}");
         }

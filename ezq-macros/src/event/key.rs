@@ -14,8 +14,8 @@ pub(crate) struct EventKey(Vec<Member>);
 impl EventKey {
     /// The expression of the key as text. If a field on the way is `None`, the event has no key.
     ///
-    /// Whether a field is an `Option` is decided by its type, which may be an alias, and so by rustc:
-    /// `PlainField` is the trait that its method lookup falls back to.
+    /// Whether a field is an `Option` is decided by its type, which may be an alias, and so by
+    /// rustc: `PlainField` is the trait that its method lookup falls back to.
     pub(crate) fn expand(&self, private: &TokenStream) -> TokenStream {
         let value = steps(&quote!(self), &self.0, private);
         quote! {
@@ -73,8 +73,8 @@ pub(crate) fn resolve(entry: &Entry, input: &DeriveInput) -> Result<EventKey> {
 
 /// Reads `"a.b"` or `a.b`.
 ///
-/// The outer error means that the value is no path at all, and the caller replaces it by one that
-/// teaches the form. The inner error is a mistake inside a string, which keeps its own text.
+/// The outer error means that the value is not a path at all, and the caller replaces it by one
+/// that teaches the form. The inner error is a mistake inside a string, which keeps its own text.
 fn members(input: ParseStream<'_>) -> Result<Result<Vec<Member>>> {
     if input.peek(LitStr) {
         let literal: LitStr = input.parse()?;

@@ -100,7 +100,7 @@ pub(crate) async fn find(
 }
 
 /// Moves dead letters back in one statement, in the order of their ids. Marks of handlers that
-/// finished stay; all other progress starts anew. The cause of death goes along, with the id and
+/// finished stay; all other progress starts again. The cause of death goes along, with the id and
 /// time that the message had first.
 ///
 /// `enqueued_at` becomes the time of the redrive. With the number it identifies the message; the

@@ -99,7 +99,7 @@ use table::Table;
 /// they run no code of other roles except that of the queue's table (its owner's triggers and
 /// constraints), as every publish does. A superuser's rights are never lent like that: a superuser
 /// cannot capture where a queue's table, one of its triggers, or the subscriptions belong to a role
-/// that is no superuser.
+/// that is not a superuser.
 ///
 /// # Errors
 /// - [`ErrorKind::Configuration`] for a table or column that does not exist, and for options that

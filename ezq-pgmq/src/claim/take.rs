@@ -41,7 +41,7 @@ impl Claim {
     }
 
     /// It has no parameters, so that a connection plans it once: planning takes a tenth of a
-    /// batch's time. The period in its text has it planned anew every [`PLANNED`] seconds, since
+    /// batch's time. The period in its text has it planned again every [`PLANNED`] seconds, since
     /// the table may have grown.
     fn take_statement(&self, queue: &QueueName, removal: Removal, plan: u32) -> String {
         static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);

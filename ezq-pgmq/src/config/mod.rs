@@ -50,8 +50,8 @@ impl PgmqConfig {
     /// them. Several hosts, `service` and `sslpassword` are refused.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] when it is no such URL. The message does not repeat it, since
-    /// it may hold a password.
+    /// [`ErrorKind::Configuration`] when it is not such a URL. The message does not repeat it,
+    /// since it may hold a password.
     pub fn url(url: &str) -> Result<Self> {
         Ok(Self::options(crate::config::url::read(url)?))
     }

@@ -44,8 +44,8 @@ const LIVENESS: [&str; 4] = [
 /// Plans that stay good while a table grows. These connections reach queue tables by key or in `vt`
 /// order only. A cached plan may date from when the table was small.
 ///
-/// One plan serves all parameters: planning a claim anew takes a fifth of its time. JIT is off: the
-/// planner overestimates the cost, and compiling would take longer than running.
+/// One plan serves all parameters: planning a claim again takes a fifth of its time. JIT is off:
+/// the planner overestimates the cost, and compiling would take longer than running.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; \
                         SET enable_hashjoin = off; SET enable_mergejoin = off; \
                         SET plan_cache_mode = force_generic_plan; SET jit = off";

@@ -7,7 +7,7 @@
 //! cost a tenth of a short transaction.
 //!
 //! So ezq's statements there carry a number. If one takes longer than finding rows by key does, the
-//! number rises, and the server plans the statements anew.
+//! number rises, and the server plans the statements again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// The most that a statement takes that finds its rows by key, and the most for each row.
 const QUICK: Duration = Duration::from_millis(3);
 const EACH: Duration = Duration::from_micros(100);
-/// The shortest and longest pause until statements are planned anew. It doubles while planning does
-/// not help: then something else is slow, such as the network.
+/// The shortest and longest pause until statements are planned again. It doubles while planning
+/// does not help: then something else is slow, such as the network.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -67,7 +67,7 @@ impl Plans {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Only decides when a statement is planned anew: a stale state costs time and no more.
+        // Only decides when a statement is planned again: a stale state costs time and no more.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn is_read_only(error: &sqlx::Error) -> bool {
 }
 
 /// The server refused the statements: it works, and nothing of them was done. A conflict with other
-/// transactions is no refusal, nor is a lack of resources.
+/// transactions is not a refusal, nor is a lack of resources.
 pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
     // 08: the connection; 53: resources; 57P: the server stops; 58 and XX: the server is broken.
     let others = ["08", "53", "57P", "58", "XX"];

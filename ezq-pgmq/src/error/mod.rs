@@ -233,7 +233,7 @@ pub(crate) fn took_too_long(error: &Error) -> bool {
     source.is_some_and(|failure| is_given_up(failure) || code(failure).as_deref() == Some("57014"))
 }
 
-/// The server could not send a value: it is no text, too long for one, or a number that would be
+/// The server could not send a value: it is not text, too long for one, or a number that would be
 /// too large.
 pub(crate) fn is_unsendable(error: &Error) -> bool {
     let source = std::error::Error::source(error);

@@ -69,7 +69,7 @@ pub(crate) fn refused(why: &str) -> Error {
     Error::new(ErrorKind::InvalidEvent, text)
 }
 
-/// The error for a message whose content the server refused: `what` is no JSON to `jsonb`, unless
+/// The error for a message whose content the server refused: `what` is not JSON to `jsonb`, unless
 /// the server blames its encoding.
 pub(crate) fn refused_with(failure: sqlx::Error, what: &str) -> Error {
     let why = if error::is_untranslatable(&failure) {

@@ -15,7 +15,8 @@
 //! - the transactions that were open then, whose rows are left out by `xmin`,
 //! - the definition, which every later run under the same name must share.
 //!
-//! Copies carry the header `ezq-replay`. A replay leaves out copies whose original is in the same archive.
+//! Copies carry the header `ezq-replay`. A replay leaves out copies whose original is in the same
+//! archive.
 
 mod list;
 mod sql;
@@ -160,7 +161,7 @@ impl Replay {
     }
 
     /// Only events whose data contains this, in the sense of `jsonb`'s `@>`: `json!({"region":
-    /// "north"})`. A body that a codec of your own wrote is no JSON, and contains nothing.
+    /// "north"})`. A body that your own codec wrote is not JSON, and contains nothing.
     pub fn data(self, contained: Value) -> Self {
         self.with(|options| {
             options.data = Some(contained);
@@ -168,7 +169,7 @@ impl Replay {
         })
     }
 
-    /// At most so many events a second, at least 1. Defaults to no limit.
+    /// The largest number of events a second, at least 1. Defaults to no limit.
     pub fn rate(mut self, per_second: u32) -> Self {
         if per_second == 0 {
             return self.with(|_| {

@@ -87,7 +87,7 @@ fn columns(last_read: bool, of: &str) -> String {
 
 /// Archives the rows of `gone`.
 ///
-/// The archive may be that of an earlier queue, or ids may have begun anew. Then the archive
+/// The archive may be that of an earlier queue, or ids may have started again. Then the archive
 /// already holds another message under a number. That message stays, and the new one gets the next
 /// free number of `number` + 2^40, `number` + 2^41 and so on in steps of 2^40. A row with the same
 /// number and the same time of storage is the same message.

@@ -123,7 +123,7 @@ pub(crate) async fn create_on_small(
 }
 
 /// Creates the indexes concurrently, on a connection of its own, however long it takes. Returns
-/// false if another process is building. Invalid indexes are built anew.
+/// false if another process is building. Invalid indexes are built again.
 pub(crate) async fn create_beside(connector: &Connector, queue: &QueueName) -> Result<bool> {
     let mut connection = connector.connect().await?;
     let built = build(&mut connection, queue).await;

@@ -39,7 +39,8 @@ pub(crate) fn create_index(queue: &QueueName) -> String {
 }
 
 /// The numbers of a queue are below this. In an archive, numbers from here on belong to messages
-/// whose own number was taken, in steps of this: one for each time that the queue was created anew.
+/// whose own number was taken, in steps of this: one for each time that the queue was created
+/// again.
 pub(crate) const LIFE: i64 = 1 << 40;
 pub(crate) const LIVES: i64 = (1 << 22) - 1;
 

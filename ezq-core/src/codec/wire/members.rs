@@ -36,8 +36,8 @@ pub(crate) fn nesting(json: &str) -> usize {
 /// Up to this many names are compared with each other, which allocates nothing.
 pub(super) const FEW: usize = 32;
 
-/// The first name that occurs a second time. A hostile body may have a hundred thousand names, so they
-/// are not all compared with each other.
+/// The first name that occurs a second time. A hostile body may have a hundred thousand names, so
+/// they are not all compared with each other.
 pub(super) fn repeated<N: Copy + Eq + Hash>(
     mut names: impl ExactSizeIterator<Item = N> + Clone,
 ) -> Option<N> {
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Name<'de> {
     }
 }
 
-/// The error for a body that is no event.
+/// The error for a body that is not an event.
 pub(super) fn undecodable(why: Cow<'static, str>) -> Error {
     Error::new(ErrorKind::Decode, why)
 }

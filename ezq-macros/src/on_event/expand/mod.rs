@@ -120,7 +120,7 @@ fn closure(ident: &Ident, signature: &Signature<'_>, private: &TokenStream) -> T
     let Signature {
         first, extractors, ..
     } = signature;
-    // A type that is no event or no extractor is underlined at the function's name.
+    // A type that is not an event, or not an extractor, is underlined at the function's name.
     let place = Span::call_site().located_at(ident.span());
     let here = located(private, ident.span());
 
