@@ -343,6 +343,14 @@ fn failure(text: &str) -> Error {
     Error::new(ErrorKind::Configuration, text)
 }
 
+/// Removes a folder, unless it is gone already.
+fn remove_folder(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 fn is_executable(path: &PathBuf) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path)

