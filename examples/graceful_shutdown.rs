@@ -111,7 +111,7 @@ impl Demo {
         self.begun().await?;
 
         token.cancel();
-        println!("    {}", consumer.wait().await?);
+        println!("    {}", consumer.await?);
         self.left().await
     }
 
@@ -145,7 +145,7 @@ impl Demo {
             .publish(&Interrupt::default())
             .queue(&self.queue)
             .await?;
-        println!("    {}", consumer.wait().await?);
+        println!("    {}", consumer.await?);
         self.left().await
     }
 
@@ -165,7 +165,7 @@ impl Demo {
             .args(["-TERM", &own])
             .status()
             .await?;
-        println!("    {}", consumer.wait().await?);
+        println!("    {}", consumer.await?);
         self.left().await
     }
 
@@ -184,7 +184,7 @@ impl Demo {
                 }
             }
         }
-        println!("{}", consumer.wait().await?);
+        println!("{}", consumer.await?);
         self.left().await
     }
 

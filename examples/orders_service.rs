@@ -228,7 +228,7 @@ async fn shop(waits: bool) -> Result<()> {
     // Handlers that run may finish. Waiting for the second application closes its input, which stops it.
     server.abort();
     consumer.stop();
-    println!("shop: {}", consumer.wait().await?);
+    println!("shop: {}", consumer.await?);
     println!("shipping: {}", other.wait().await?);
     let unpaid: i64 = sqlx::query_scalar("select count(*) from orders_example where not paid")
         .fetch_one(ezq.pool())

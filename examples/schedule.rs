@@ -124,7 +124,7 @@ async fn main() -> Result<()> {
         first.stop();
         second.stop();
     }
-    println!("\n{}\n{}", first.wait().await?, second.wait().await?);
+    println!("\n{}\n{}", first.await?, second.await?);
     schedules.resume("example.sweep").await?;
     Ok(())
 }

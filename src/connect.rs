@@ -5,16 +5,16 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
+use ezq_core::Result;
 use ezq_core::app::{App, AppBuilder, Module};
 use ezq_core::codec::Codec;
 use ezq_core::config::Config;
 use ezq_core::engine::Engine;
 use ezq_core::event::Event;
 use ezq_core::handler::{Handler, HandlerDefinition, Layer};
-use ezq_core::message::{QueueName, Retention};
+use ezq_core::message::{IntoQueueName, Retention};
 use ezq_core::observe::Notice;
 use ezq_core::schedule::Schedule;
-use ezq_core::{Error, Result};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::{PgConnection, PgPool};
 
@@ -85,23 +85,26 @@ impl Ezq {
     /// # use ezq::prelude::*;
     /// # #[derive(ezq::Event, serde::Serialize, serde::Deserialize)]
     /// # #[event(key = "account")] struct Moved { account: i64 }
-    /// # async fn example(ezq: Ezq, queue: ezq::QueueName) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(ezq: Ezq) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut tx = ezq.pool().begin().await?;
-    /// ezq.lock_key(&mut tx, &queue, "7").await?;
-    /// ezq.publish(&Moved { account: 7 }).queue(&queue).within(&mut tx).await?;
+    /// ezq.lock_key(&mut tx, "accounts", "7").await?;
+    /// ezq.publish(&Moved { account: 7 }).queue("accounts").within(&mut tx).await?;
     /// tx.commit().await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// An error of the database. After it the transaction can only be rolled back.
+    /// [`ErrorKind::InvalidQueueName`](ezq_core::ErrorKind::InvalidQueueName) for a wrong name, before
+    /// anything is sent. Otherwise an error of the database, after which the transaction can only be rolled
+    /// back.
     pub async fn lock_key(
         &self,
         connection: &mut PgConnection,
-        queue: &QueueName,
+        queue: impl IntoQueueName,
         key: &str,
     ) -> Result<()> {
-        self.engine.lock_key(connection, queue, key).await
+        let queue = queue.into_queue_name()?;
+        self.engine.lock_key(connection, &queue, key).await
     }
 }
 
@@ -228,11 +231,17 @@ impl EzqBuilder {
     }
 
     /// Chooses the queues of events by the names of their types; see [`AppBuilder::event_queue`].
-    pub fn event_queue(
+    pub fn event_queue<Q: IntoQueueName>(
         mut self,
-        route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
+        route: impl Fn(&str) -> Option<Q> + Send + Sync + 'static,
     ) -> Self {
         self.app = self.app.event_queue(route);
+        self
+    }
+
+    /// Sets the application's queue; see [`AppBuilder::queue`].
+    pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
+        self.app = self.app.queue(queue);
         self
     }
 
@@ -264,11 +273,7 @@ impl EzqBuilder {
     }
 
     /// Writes the events of a queue with a codec; see [`AppBuilder::queue_codec`].
-    pub fn queue_codec(
-        mut self,
-        queue: impl TryInto<QueueName, Error = Error>,
-        codec: impl Into<String>,
-    ) -> Self {
+    pub fn queue_codec(mut self, queue: impl IntoQueueName, codec: impl Into<String>) -> Self {
         self.app = self.app.queue_codec(queue, codec);
         self
     }
@@ -292,7 +297,7 @@ impl EzqBuilder {
     }
 
     /// Assigns a queue to a named engine.
-    pub fn queue_engine(mut self, queue: &QueueName, engine: &str) -> Self {
+    pub fn queue_engine(mut self, queue: impl IntoQueueName, engine: &str) -> Self {
         self.app = self.app.queue_engine(queue, engine);
         self
     }
@@ -300,11 +305,7 @@ impl EzqBuilder {
     /// Sets what happens to the events of a queue once they are handled. They are deleted, moved to
     /// PGMQ's archive `pgmq.a_<queue>`, or deleted with a line in the trail `ezq.trail`. Defaults to
     /// [`Retention::Delete`].
-    pub fn retention(
-        mut self,
-        queue: impl TryInto<QueueName, Error = Error>,
-        retention: Retention,
-    ) -> Self {
+    pub fn retention(mut self, queue: impl IntoQueueName, retention: Retention) -> Self {
         self.app = self.app.retention(queue, retention);
         self
     }

@@ -1,8 +1,7 @@
 //! What an application on PGMQ does with tables beside publishing: it captures changes of its own tables,
 //! and replays events from archives.
 
-use ezq_core::Error;
-use ezq_core::message::QueueName;
+use ezq_core::message::IntoQueueName;
 use ezq_pgmq::{Capture, Captures, Replay, Replays};
 
 use crate::Ezq;
@@ -81,11 +80,7 @@ impl Ezq {
     /// println!("{} were", done.handed_over);
     /// # Ok(()) }
     /// ```
-    pub fn replay(
-        &self,
-        name: impl Into<String>,
-        queue: impl TryInto<QueueName, Error = Error>,
-    ) -> Replay {
+    pub fn replay(&self, name: impl Into<String>, queue: impl IntoQueueName) -> Replay {
         self.pgmq().replay(name, queue)
     }
 

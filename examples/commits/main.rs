@@ -128,7 +128,7 @@ async fn run(repo: &Path) -> Result<()> {
     wait(&ezq, &queue, published, &consumer, &bar).await?;
 
     consumer.stop();
-    let report = consumer.wait().await?;
+    let report = consumer.await?;
     bar.finish_and_clear();
 
     tables::print(ezq.pool()).await?;

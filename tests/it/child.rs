@@ -183,7 +183,7 @@ async fn work(worker: Worker, words: Words) {
 
     let handle = consumer.stop_on_signals().spawn();
     say("ready");
-    say(&format!("report {}", handle.wait().await.unwrap()));
+    say(&format!("report {}", handle.await.unwrap()));
 }
 
 /// Says that a handler's future was dropped before it was through.

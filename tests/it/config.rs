@@ -287,10 +287,7 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
     assert_eq!(published.queue, queue);
 
     consumer.stop();
-    assert_eq!(
-        soon(consumer.wait()).await.unwrap().reason,
-        StopReason::Handle
-    );
+    assert_eq!(soon(consumer).await.unwrap().reason, StopReason::Handle);
 
     let expected: Vec<i64> = (1..=20)
         .chain(101..=120)

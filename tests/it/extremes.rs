@@ -99,7 +99,7 @@ async fn every_option_of_the_application_is_taken_at_its_largest() {
         until(async || consumer.counts().handled == 1).await;
 
         consumer.stop();
-        soon(consumer.wait()).await.unwrap();
+        soon(consumer).await.unwrap();
         ezq.publish(&Numbered { n: 2 })
             .after(time)
             .max_attempts(u32::MAX)

@@ -227,7 +227,7 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     .unwrap();
     old.open.send_replace(true);
 
-    let lost = holder.wait().await.unwrap();
+    let lost = holder.await.unwrap();
     println!("the worker of before: {lost}");
 
     let left: i64 = scalar(&mut own, &format!("SELECT count(*) FROM pgmq.q_{queue}")).await;
@@ -245,7 +245,7 @@ async fn what_is_published_after_a_fail_over_is_handled_whatever_older_workers_s
     .await;
 
     taker.stop();
-    taker.wait().await.unwrap();
+    taker.await.unwrap();
 
     let handled = new.handled.lock().unwrap().clone();
     for n in 1001..=1000 + AFTER {

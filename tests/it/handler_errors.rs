@@ -163,7 +163,7 @@ async fn an_enum_of_ones_own_says_what_becomes_of_the_event() {
     let app = TestApp::new(|app| app.register(Handler::on("refuse", refuse))).unwrap();
     app.publish(&Ordered { n: 7 }).await.unwrap();
     app.publish(&Ordered { n: 8 }).await.unwrap();
-    let counts = app.drain().await.unwrap().counts;
+    let counts = app.drain_queue("ezq").await.unwrap().counts;
     assert_eq!((counts.dead_lettered, counts.retried), (1, 1));
 }
 
@@ -203,7 +203,8 @@ async fn a_snoozed_error_counts_no_attempt() {
     let app = TestApp::new(|app| app.register(handler)).unwrap();
     app.publish(&Ordered { n: 7 }).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(app.drain().await.unwrap().counts.retried, 1);
+        let report = app.drain_queue("ezq").await.unwrap();
+        assert_eq!(report.counts.retried, 1);
         tokio::time::advance(Duration::from_secs(61)).await;
     }
 }

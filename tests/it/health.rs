@@ -42,7 +42,7 @@ async fn health_follows_the_database() {
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     until(async || handle.counts().handled == 1).await;
     handle.stop();
-    soon(handle.wait()).await.unwrap();
+    soon(handle).await.unwrap();
 }
 
 #[tokio::test]
@@ -102,5 +102,5 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     until(async || handle.counts().handled == 1).await;
     until(async || ezq.health().await.is_ready()).await;
     handle.stop();
-    soon(handle.wait()).await.unwrap();
+    soon(handle).await.unwrap();
 }

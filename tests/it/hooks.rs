@@ -265,7 +265,7 @@ async fn a_confirmed_commit_wakes_consumers_that_look_seldom() {
     }
 
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ async fn a_worker_that_is_killed_before_it_acknowledges_leaves_one_effect() {
     .await;
 
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 
     // Delivered again, and done before.
     assert_eq!(log.take(), [(false, 2)]);

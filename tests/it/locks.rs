@@ -78,7 +78,7 @@ async fn a_locked_row_delays_its_own_acknowledgement_and_nobody_elses() {
     consumer.stop();
     others.stop();
 
-    let Counts { handled, lost, .. } = consumer.wait().await.unwrap().counts;
+    let Counts { handled, lost, .. } = consumer.await.unwrap().counts;
     assert_eq!((handled, lost), (21, 0));
-    assert_eq!(others.wait().await.unwrap().counts.handled, 1);
+    assert_eq!(others.await.unwrap().counts.handled, 1);
 }

@@ -123,7 +123,8 @@ async fn a_handler_takes_its_event_and_extractors_and_publishes_what_it_returns(
 async fn the_retry_settings_reach_the_consumer() {
     let app = TestApp::new(|builder| builder.handler::<refuse>()).expect("an app");
     app.publish(&moved("a")).await.expect("published");
-    let report = app.drain().await.expect("drained");
+    let queue = app.config().queue.clone();
+    let report = app.drain_queue(queue).await.expect("drained");
     assert_eq!(
         (report.reason, report.counts.dead_lettered),
         (StopReason::Idle, 1),
@@ -154,7 +155,7 @@ async fn pauses(app: &TestApp, times: usize) -> Vec<u64> {
     let mut seen = vec![];
 
     while seen.len() < times {
-        let report = app.drain().await.unwrap();
+        let report = app.drain_queue(app.config().queue.clone()).await.unwrap();
         retried += report.counts.retried;
         if report.counts.retried + report.counts.dead_lettered > 0 {
             seen.push(begun.elapsed().as_secs());
@@ -177,7 +178,7 @@ async fn a_pause_of_ones_own_is_decided_by_attempt_and_error() {
 async fn a_pause_of_ones_own_that_panics_loses_nothing() {
     let app = TestApp::new(|builder| builder.handler::<throttled>()).unwrap();
     app.publish(&moved("careless")).await.unwrap();
-    let report = app.drain().await.unwrap();
+    let report = app.drain_queue(app.config().queue.clone()).await.unwrap();
     assert_eq!(report.counts.retried, 1, "{report}");
 }
 

@@ -109,7 +109,7 @@ async fn an_event_is_processing_while_its_handler_runs_and_nothing_is_kept_of_it
     work.open();
     until(|| async { status(&ezq, &event.event_id).await.0.is_none() }).await;
     handle.stop();
-    handle.wait().await.unwrap();
+    handle.await.unwrap();
 }
 
 #[tokio::test]

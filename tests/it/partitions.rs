@@ -157,7 +157,7 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
         died.elapsed()
     );
     consumer.stop();
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 2);
+    assert_eq!(consumer.await.unwrap().counts.handled, 2);
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn a_commit_whose_answer_is_lost_leaves_one_effect() {
     assert_eq!(ran.sorted(), [1, 2, 3]);
     consumer.stop();
 
-    let counts = consumer.wait().await.unwrap().counts;
+    let counts = consumer.await.unwrap().counts;
     assert_eq!(
         (counts.handled + counts.lost, counts.dead_lettered),
         (3, 0),

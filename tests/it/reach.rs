@@ -207,7 +207,7 @@ async fn a_schedule_whose_queue_no_consumer_reads_is_a_warning() {
     assert_eq!(said(&capture), 1);
 
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 
     let (capture, _guard) = Capture::begin();
     let consumers = [

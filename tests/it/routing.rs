@@ -107,7 +107,8 @@ async fn control_events_are_routed_by_nothing() {
 
 #[tokio::test]
 async fn a_route_that_panics_is_an_error_of_that_publish() {
-    let app = TestApp::new(|app| app.event_queue(|_| panic!("no idea"))).unwrap();
+    let app = TestApp::new(|app| app.event_queue(|_| -> Option<QueueName> { panic!("no idea") }))
+        .unwrap();
     let error = app.publish(&Created { id: 1 }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panicked);
     assert!(error.to_string().contains("no idea"), "{error}");

@@ -54,7 +54,7 @@ pub(crate) async fn keep_time(told: Timekeeper) {
     let ezq = connect(&told.every, |config| config.app = told.app).await;
     let consumer = ezq.consumer().queue("idle").stop_on_signals().spawn();
     say("ready");
-    say(&format!("report {}", consumer.wait().await.unwrap()));
+    say(&format!("report {}", consumer.await.unwrap()));
 }
 
 struct Scene {
@@ -353,7 +353,7 @@ async fn another_application_s_schedule_of_the_same_name_goes_on_and_the_second_
     let consumer = mail.consumer().queue("idle").spawn();
     until(&mut scene.own, "SELECT count(*) >= 1 FROM pgmq.q_reminders").await;
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 }
 
 #[tokio::test]

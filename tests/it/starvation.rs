@@ -143,7 +143,7 @@ async fn starves_nobody(slow: Handler, work: &Slow) -> Report {
     ezq.publish(&Other { n: 2 }).await.unwrap();
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     assert_eq!(
         held(&ezq, &queue).await,
@@ -203,7 +203,7 @@ async fn a_batch_that_another_client_sent_is_passed_as_well() {
     until(|| async { held(&ezq, &queue).await[1] == 1 }).await;
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (2, 0),
@@ -288,7 +288,7 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     ezq.publish(&End::default()).await.unwrap();
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(
         report.counts.handled,
         u64::try_from(3 * KEYS + 20).unwrap(),

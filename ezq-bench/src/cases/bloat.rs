@@ -106,7 +106,7 @@ async fn pass_through(ezq: &Ezq, name: &str, events: usize) -> Result<Run> {
     consumer.stop();
     check(
         "the number of events handled",
-        consumer.wait().await?.counts.handled,
+        consumer.await?.counts.handled,
         events,
     )?;
     drop_queue(ezq, name, 0).await?;

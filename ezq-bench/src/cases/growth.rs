@@ -226,7 +226,7 @@ async fn work_off_all(
         })
         .collect();
     for consumer in consumers {
-        let handled = consumer.wait().await?.counts.handled;
+        let handled = consumer.await?.counts.handled;
         check("the number of events of a queue", handled, template.due)?;
     }
     let took = started.elapsed();

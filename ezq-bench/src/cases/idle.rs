@@ -83,7 +83,7 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
     consumer.stop();
     check(
         "the number of events handled",
-        consumer.wait().await?.counts.handled,
+        consumer.await?.counts.handled,
         2,
     )?;
 

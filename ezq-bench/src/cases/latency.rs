@@ -82,7 +82,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     bar.finish_and_clear();
 
     consumer.stop();
-    let handled = consumer.wait().await?.counts.handled;
+    let handled = consumer.await?.counts.handled;
     check(
         "the number of events handled",
         handled,

@@ -107,7 +107,7 @@ pub(crate) async fn work(url: &str, queue: &str, events: &str) -> Result<()> {
     }
 
     let end = resident()?;
-    let handled = consumer.wait().await?.counts.handled;
+    let handled = consumer.await?.counts.handled;
     println!(
         "{handled} {} {end} {}",
         at_tenth.unwrap_or(end),

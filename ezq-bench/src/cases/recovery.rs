@@ -113,7 +113,7 @@ async fn once(database: &Database, lease: Duration, n: usize) -> Result<f64> {
     consumer.stop();
     check(
         "the number of events taken over",
-        consumer.wait().await?.counts.handled,
+        consumer.await?.counts.handled,
         RUNNING,
     )?;
     query("select pgmq.drop_queue($1)")

@@ -94,7 +94,7 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
     )?;
 
     consumer.stop();
-    consumer.wait().await?;
+    consumer.await?;
     ezq.close().await;
 
     let mut settings = Database::open(Some(&server.url()))

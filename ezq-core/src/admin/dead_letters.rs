@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
 use crate::codec::wire::plain_type;
+use crate::engine::reader::Reader;
 use crate::engine::{DeadLetter, DeadLetters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers;
@@ -138,13 +139,15 @@ impl From<&MessageId> for DeadLetterSelection {
 pub struct DeadLetterQueue<'a> {
     store: &'a dyn DeadLetters,
     queue: QueueName,
+    reader: Reader,
 }
 
 impl<'a> DeadLetterQueue<'a> {
-    pub(crate) fn new(store: &'a dyn DeadLetters, queue: &QueueName) -> Self {
+    pub(crate) fn new(store: &'a dyn DeadLetters, queue: QueueName, reader: Reader) -> Self {
         Self {
             store,
-            queue: queue.clone(),
+            queue,
+            reader,
         }
     }
 
@@ -156,7 +159,7 @@ impl<'a> DeadLetterQueue<'a> {
     pub async fn list(&self, filter: &DeadLetterFilter, limit: usize) -> Result<Vec<DeadLetter>> {
         let mut found = Vec::new();
         self.each(filter, |letter| {
-            found.push(letter);
+            found.push(self.readable(letter));
             found.len() < limit
         })
         .await?;
@@ -169,7 +172,8 @@ impl<'a> DeadLetterQueue<'a> {
     /// # Errors
     /// When the store cannot be read.
     pub async fn get(&self, id: &MessageId) -> Result<Option<DeadLetter>> {
-        self.store.find(&self.queue, id).await
+        let found = self.store.find(&self.queue, id).await?;
+        Ok(found.map(|letter| self.readable(letter)))
     }
 
     /// Moves dead letters back to their queue when awaited, and returns the ids of those that were moved.
@@ -193,6 +197,15 @@ impl<'a> DeadLetterQueue<'a> {
     /// Deletes dead letters when awaited, and returns the ids of those that were deleted.
     pub fn discard(&self, which: impl Into<DeadLetterSelection>) -> DeadLetterAction<'a> {
         self.act(Action::Discard, which.into())
+    }
+
+    /// A letter as the application's codecs read it.
+    fn readable(&self, letter: DeadLetter) -> DeadLetter {
+        DeadLetter {
+            queue: self.queue.clone(),
+            reader: self.reader.clone(),
+            ..letter
+        }
     }
 
     fn act(&self, action: Action, which: DeadLetterSelection) -> DeadLetterAction<'a> {
@@ -274,7 +287,7 @@ impl<'a> DeadLetterAction<'a> {
     }
 
     async fn run(self) -> Result<Vec<MessageId>> {
-        let DeadLetterQueue { store, queue } = &self.letters;
+        let DeadLetterQueue { store, queue, .. } = &self.letters;
         if self.rate == Some(0) {
             return Err(Error::new(
                 ErrorKind::Configuration,

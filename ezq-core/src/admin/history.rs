@@ -4,8 +4,9 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use crate::engine::history::History;
+use crate::engine::reader::Reader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::publish::engines::Engines;
 
 /// A request for a [`History`], which is made when awaited.
@@ -20,30 +21,42 @@ use crate::publish::engines::Engines;
 #[derive(Debug)]
 pub struct HistoryRequest<'a> {
     engines: &'a Engines,
+    reader: Reader,
     event_id: String,
     queue: Result<Option<QueueName>>,
 }
 
 impl<'a> HistoryRequest<'a> {
-    pub(crate) fn new(engines: &'a Engines, event_id: String) -> Self {
+    pub(crate) fn new(engines: &'a Engines, reader: Reader, event_id: String) -> Self {
         Self {
             engines,
+            reader,
             event_id,
             queue: Ok(None),
         }
     }
 
     /// Searches only this queue, its archive and its dead letters. Defaults to all queues.
-    pub fn queue(mut self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.queue = queue.try_into().map(Some);
+    pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
+        self.queue = queue.into_queue_name().map(Some);
         self
     }
 
     async fn ask(self) -> Result<History> {
+        let reader = self.reader.clone();
+        let mut history = self.find().await?;
+        for copy in &mut history.copies {
+            copy.reader = reader.clone();
+        }
+        Ok(history)
+    }
+
+    async fn find(self) -> Result<History> {
         let Self {
             engines,
             event_id,
             queue,
+            ..
         } = self;
         if let Some(queue) = queue? {
             return engines.of(&queue).history(&event_id, Some(&queue)).await;

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::event::pattern::Pattern;
 use crate::handler::{Handler, Subscription};
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
 
 /// The subscriptions of all applications that share a store. Get it by
@@ -123,10 +123,10 @@ impl<'a> Subscriptions<'a> {
     /// - Otherwise when the store could not be written.
     pub async fn add(
         &self,
-        queue: impl TryInto<QueueName, Error = Error>,
+        queue: impl IntoQueueName,
         pattern: impl TryInto<Pattern, Error = Error>,
     ) -> Result<bool> {
-        let queue = queue.try_into()?;
+        let queue = queue.into_queue_name()?;
         let pattern = pattern.try_into()?;
         self.inner.services.engines.check_broadcast(&queue)?;
 
@@ -143,10 +143,10 @@ impl<'a> Subscriptions<'a> {
     /// when the store could not be written.
     pub async fn remove(
         &self,
-        queue: impl TryInto<QueueName, Error = Error>,
+        queue: impl IntoQueueName,
         pattern: impl TryInto<Pattern, Error = Error>,
     ) -> Result<bool> {
-        let one = (queue.try_into()?, pattern.try_into()?);
+        let one = (queue.into_queue_name()?, pattern.try_into()?);
         let app = &self.inner.config.app;
         let removed = self.store.unsubscribe(app, &[one]).await?;
         Ok(removed > 0)
@@ -186,10 +186,15 @@ impl<'a> Subscriptions<'a> {
     ///
     /// # Errors
     /// When the store could not be written.
-    pub async fn prune(&self, queues: &[QueueName]) -> Result<u64> {
+    pub async fn prune<Q: IntoQueueName>(
+        &self,
+        queues: impl IntoIterator<Item = Q>,
+    ) -> Result<u64> {
         let mut wanted = BTreeMap::new();
         for queue in queues {
-            wanted.insert(queue, self.inner.patterns(queue)?);
+            let queue = queue.into_queue_name()?;
+            let patterns = self.inner.patterns(&queue)?;
+            wanted.insert(queue, patterns);
         }
 
         let app = &self.inner.config.app;

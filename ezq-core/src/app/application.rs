@@ -1,5 +1,6 @@
 //! [`App`] itself: it publishes events, makes consumers, and leads to everything else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::event::envelope::Envelope;
 use crate::event::{End, Event};
 use crate::handler::Handler;
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::publish::all::PublishAll;
 use crate::publish::broadcast::Broadcast;
 use crate::publish::builder::Publish;
@@ -41,6 +42,11 @@ impl App {
     /// Publishes events in one round trip when awaited; see [`Publisher::publish_all`].
     pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
         self.publisher().publish_all(events)
+    }
+
+    /// Publishes events of any types in one round trip when awaited; see [`Publisher::publish_many`].
+    pub fn publish_many(&self) -> PublishAll {
+        self.publisher().publish_many()
     }
 
     /// Publishes an event whose type is known only at run time; see [`Publisher::publish_envelope`].
@@ -96,6 +102,17 @@ impl App {
         Consumer::new(Arc::clone(&self.inner))
     }
 
+    /// The queues that [`Consumer::run_all`] consumes:
+    ///
+    /// - each that a handler has to itself,
+    /// - each to which events are published that another handler takes, by a route, by their type, or
+    ///   because it is the application's,
+    /// - the application's, if a handler takes events of any type, or if there is no handler.
+    #[must_use]
+    pub fn consumed_queues(&self) -> BTreeSet<QueueName> {
+        self.inner.queues()
+    }
+
     /// Stops every consumer of a queue that runs now, in any process, once the events that were due
     /// before are handled. A consumer that is too busy to look at its queue stops when it does, within
     /// ten minutes.
@@ -106,7 +123,7 @@ impl App {
     /// As publishing an event.
     pub async fn stop_all(
         &self,
-        queue: &QueueName,
+        queue: impl IntoQueueName,
         timeout: Option<Duration>,
     ) -> Result<Published> {
         self.publish(&End { timeout, all: true }).queue(queue).await

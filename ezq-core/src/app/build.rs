@@ -66,7 +66,7 @@ impl AppBuilder {
             source: config.app.clone(),
             default_queue: config.queue.clone(),
             routing: self.routing.with(config.event_routes.clone()),
-            codecs,
+            codecs: Arc::new(codecs),
             notices: Notices::with(self.hooks)?,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,

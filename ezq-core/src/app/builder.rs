@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::handler::Handler;
 use crate::handler::definition::HandlerDefinition;
 use crate::handler::layer::{Layer, SharedLayer};
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notice};
 use crate::publish::draft::Draft;
@@ -192,6 +192,23 @@ impl AppBuilder {
         self
     }
 
+    /// Sets the application's queue: where events go that have no other by a route or their type, and
+    /// what its consumers consume unless they name another. The same as [`Config::queue`].
+    ///
+    /// ```
+    /// # use ezq_core::{app::App, memory::MemoryEngine};
+    /// let app = App::builder().queue("jobs").build(MemoryEngine::new())?;
+    /// assert_eq!(app.config().queue.as_str(), "jobs");
+    /// # Ok::<(), ezq_core::Error>(())
+    /// ```
+    pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
+        self.config = self.config.and_then(|mut config| {
+            config.queue = queue.into_queue_name()?;
+            Ok(config)
+        });
+        self
+    }
+
     /// Sets the name of the application: the `source` of its events, and the owner of its subscriptions.
     /// The same as [`Config::app`].
     pub fn app(self, name: impl Into<String>) -> Self {
@@ -219,8 +236,13 @@ impl AppBuilder {
     }
 
     /// Keeps a queue on a [named engine](Self::named_engine), instead of the application's own.
-    pub fn queue_engine(mut self, queue: &QueueName, engine: &str) -> Self {
-        self.routes.insert(queue.clone(), engine.to_owned());
+    pub fn queue_engine(mut self, queue: impl IntoQueueName, engine: &str) -> Self {
+        match queue.into_queue_name() {
+            Ok(queue) => {
+                self.routes.insert(queue, engine.to_owned());
+            }
+            Err(error) => self.config = self.config.and(Err(error)),
+        }
         self
     }
 
@@ -237,13 +259,9 @@ impl AppBuilder {
     ///     .build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
-    pub fn retention(
-        mut self,
-        queue: impl TryInto<QueueName, Error = Error>,
-        retention: Retention,
-    ) -> Self {
+    pub fn retention(mut self, queue: impl IntoQueueName, retention: Retention) -> Self {
         self.config = self.config.and_then(|mut config| {
-            config.retention.insert(queue.try_into()?, retention);
+            config.retention.insert(queue.into_queue_name()?, retention);
             Ok(config)
         });
         self
@@ -273,12 +291,8 @@ impl AppBuilder {
     /// let app = App::builder().queue_codec("sensors", "raw").build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
-    pub fn queue_codec(
-        mut self,
-        queue: impl TryInto<QueueName, Error = Error>,
-        codec: impl Into<String>,
-    ) -> Self {
-        match queue.try_into() {
+    pub fn queue_codec(mut self, queue: impl IntoQueueName, codec: impl Into<String>) -> Self {
+        match queue.into_queue_name() {
             Ok(queue) => {
                 self.codecs.queues.insert(queue, codec.into());
             }
@@ -309,11 +323,14 @@ impl AppBuilder {
     ///     .build(MemoryEngine::new())?;
     /// # Ok::<(), ezq_core::Error>(())
     /// ```
-    pub fn event_queue(
+    pub fn event_queue<Q: IntoQueueName>(
         mut self,
-        route: impl Fn(&str) -> Option<QueueName> + Send + Sync + 'static,
+        route: impl Fn(&str) -> Option<Q> + Send + Sync + 'static,
     ) -> Self {
-        self.routing.function = Some(Arc::new(route));
+        self.routing.function = Some(Arc::new(move |event_type| {
+            let queue = route(event_type).map(Q::into_queue_name);
+            queue.transpose()
+        }));
         self
     }
 

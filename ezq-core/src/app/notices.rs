@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::app::App;
-use crate::observe::notices::NoticeStream;
+use crate::observe::notice_stream::NoticeStream;
 use crate::publish::published::Published;
 
 impl App {

@@ -14,13 +14,14 @@ use tracing::{Instrument, info};
 use crate::admin::dead_letters::DeadLetterQueue;
 use crate::admin::history::HistoryRequest;
 use crate::app::App;
+use crate::engine::reader::Reader;
 use crate::engine::{
     BlockedKey, Due, Engine, LeaseRequest, QueueStats, Receipt, Settle, SettleOutcome,
 };
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::message::message_id::MessageId;
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::message::settlement::{Progress, Reason, ReasonKind};
 use crate::publish::published::Published;
 use crate::publish::services::Services;
@@ -88,14 +89,15 @@ impl App {
     /// The work is done in a task of its own, and goes on if this future is dropped.
     pub async fn fail(
         &self,
-        queue: &QueueName,
+        queue: impl IntoQueueName,
         id: &MessageId,
         reason: impl Into<String>,
     ) -> Result<bool> {
+        let queue = queue.into_queue_name()?;
         let given_up = give_up(
-            Arc::clone(self.engine(queue)),
+            Arc::clone(self.engine(&queue)),
             Arc::clone(&self.inner.services),
-            queue.clone(),
+            queue,
             id.clone(),
             bounded(&reason.into()),
         );
@@ -110,8 +112,9 @@ impl App {
     ///
     /// # Errors
     /// When the engine could not be asked.
-    pub async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        self.engine(queue).stats(queue).await
+    pub async fn stats(&self, queue: impl IntoQueueName) -> Result<QueueStats> {
+        let queue = queue.into_queue_name()?;
+        self.engine(&queue).stats(&queue).await
     }
 
     /// Removes every message of a queue, including leased ones, and returns how many there were. Dead
@@ -119,8 +122,9 @@ impl App {
     ///
     /// # Errors
     /// When the engine could not be asked. Some messages of a large queue may be removed by then.
-    pub async fn purge(&self, queue: &QueueName) -> Result<u64> {
-        self.engine(queue).purge(queue).await
+    pub async fn purge(&self, queue: impl IntoQueueName) -> Result<u64> {
+        let queue = queue.into_queue_name()?;
+        self.engine(&queue).purge(&queue).await
     }
 
     /// Ordering keys that are blocked by their first event while others wait behind it: the first is
@@ -136,16 +140,22 @@ impl App {
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the queue's engine does not order by key; otherwise when it could
     /// not be asked.
-    pub async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {
-        self.engine(queue).blocked_keys(queue, limit).await
+    pub async fn blocked_keys(
+        &self,
+        queue: impl IntoQueueName,
+        limit: usize,
+    ) -> Result<Vec<BlockedKey>> {
+        let queue = queue.into_queue_name()?;
+        self.engine(&queue).blocked_keys(&queue, limit).await
     }
 
     /// The dead letters of a queue, to list, redrive and discard them.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the queue's engine cannot list its dead letters.
-    pub fn dead_letters(&self, queue: &QueueName) -> Result<DeadLetterQueue<'_>> {
-        let engine = self.engine(queue);
+    pub fn dead_letters(&self, queue: impl IntoQueueName) -> Result<DeadLetterQueue<'_>> {
+        let queue = queue.into_queue_name()?;
+        let engine = self.engine(&queue);
         let store = engine.dead_letters().ok_or_else(|| {
             let name = engine.capabilities().name;
             Error::new(
@@ -153,7 +163,8 @@ impl App {
                 format!("the engine `{name}` does not support dead letters"),
             )
         })?;
-        Ok(DeadLetterQueue::new(store, queue))
+        let reader = Reader::new(&self.inner.services.codecs);
+        Ok(DeadLetterQueue::new(store, queue, reader))
     }
 
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with
@@ -190,7 +201,12 @@ impl App {
     /// # Ok(()) }
     /// ```
     pub fn history(&self, event_id: impl Into<String>) -> HistoryRequest<'_> {
-        HistoryRequest::new(&self.inner.services.engines, event_id.into())
+        let services = &self.inner.services;
+        HistoryRequest::new(
+            &services.engines,
+            Reader::new(&services.codecs),
+            event_id.into(),
+        )
     }
 }
 

@@ -8,6 +8,8 @@
 //!   return is fixed.
 //! - It is a warning where a publisher may name another queue.
 
+use std::collections::BTreeSet;
+
 use crate::dispatch::registry::{read_from, takes, types};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventDescriptor, is_control};
@@ -157,6 +159,40 @@ impl Shared {
     /// left to the time when an event is published.
     fn published_to(&self, event: &EventDescriptor) -> Option<QueueName> {
         self.services.queue_of(event.type_name, event.queue).ok()
+    }
+
+    /// The queues from which handlers of this program take events: each that a handler has to itself, each
+    /// to which the types are published that the others take, and the application's for those that take
+    /// any type. At least the application's.
+    pub(crate) fn queues(&self) -> BTreeSet<QueueName> {
+        let mut queues = BTreeSet::new();
+        for handler in self.dispatcher.registry.handlers() {
+            match &handler.queue {
+                // Checked when the application was built.
+                Some(own) => queues.extend(QueueName::new(own)),
+                None if types(handler).is_empty() => {
+                    queues.insert(self.config.queue.clone());
+                }
+                None => {
+                    let taken = types(handler).iter();
+                    let events = taken.filter(|event| !is_control(event.type_name));
+                    queues.extend(events.filter_map(|event| self.published_to(event)));
+                }
+            }
+        }
+
+        if queues.is_empty() {
+            queues.insert(self.config.queue.clone());
+        }
+        queues
+    }
+
+    /// The queues that routes and schedules of this application fill.
+    pub(crate) fn filled_queues(&self) -> BTreeSet<QueueName> {
+        let routed = self.config.event_routes.iter().map(|(_, queue)| queue);
+        let kept = self.services.engines.routes.keys();
+        let scheduled = self.schedules.planned.iter().map(|planned| &planned.queue);
+        routed.chain(kept).chain(scheduled).cloned().collect()
     }
 
     fn fate(&self, queue: &QueueName, event_type: &str) -> Fate<'_> {

@@ -14,7 +14,7 @@ use crate::consumer::stop::listener::{StopListener, StopTokens, Tokens};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::handler::retry::Backoff;
 use crate::logging::error;
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::observe::report::Report;
 use crate::observe::status::{ConsumerStatus, StatusGuard};
 use crate::runtime::{check_runtime, cut_off};
@@ -45,8 +45,8 @@ use crate::shared::Shared;
 #[derive(Debug)]
 #[must_use = "a consumer does nothing until it is run or spawned"]
 pub struct Consumer {
-    app: Arc<Shared>,
-    queue: Result<QueueName>,
+    pub(super) app: Arc<Shared>,
+    pub(super) queue: Result<QueueName>,
     concurrency: usize,
     lease: Duration,
     grace: Option<Duration>,
@@ -54,7 +54,7 @@ pub struct Consumer {
     signals: bool,
     until_idle: bool,
     restart: Option<Backoff>,
-    subscribe: bool,
+    pub(super) subscribe: bool,
 }
 
 impl Consumer {
@@ -75,8 +75,8 @@ impl Consumer {
     }
 
     /// The queue to consume. Defaults to the application's.
-    pub fn queue(mut self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.queue = queue.try_into();
+    pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
+        self.queue = queue.into_queue_name();
         self
     }
 
@@ -201,27 +201,38 @@ impl Consumer {
                 error!(queue, error = %error_chain(failure), "consumer failed");
             })
         });
-        ConsumerHandle {
-            app,
-            stops,
-            status,
-            task,
-        }
+        ConsumerHandle::new(app, stops, status, task)
+    }
+
+    fn begin(&self) -> (StopTokens, StatusGuard) {
+        (self.stop_tokens(), StatusGuard(self.status()))
     }
 
     /// Makes the consumer known to health. Before its task runs: that may never happen.
-    fn begin(&self) -> (StopTokens, StatusGuard) {
+    pub(super) fn status(&self) -> Arc<ConsumerStatus> {
         let status = Arc::new(ConsumerStatus::new(self.queue.as_ref().ok()));
         self.app.note(&status);
-
-        let stops = StopTokens {
-            given: self.tokens.clone(),
-            ..StopTokens::default()
-        };
-        (stops, StatusGuard(status))
+        status
     }
 
-    async fn run_with(self, stops: StopTokens, status: StatusGuard) -> Result<Report> {
+    pub(super) fn stop_tokens(&self) -> StopTokens {
+        StopTokens {
+            given: self.tokens.clone(),
+            ..StopTokens::default()
+        }
+    }
+
+    /// The same consumer on another queue.
+    pub(super) fn on(&self, queue: QueueName) -> Self {
+        Self {
+            app: Arc::clone(&self.app),
+            queue: Ok(queue),
+            tokens: self.tokens.clone(),
+            ..*self
+        }
+    }
+
+    pub(super) async fn run_with(self, stops: StopTokens, status: StatusGuard) -> Result<Report> {
         let result = self.run_to_the_end(stops, &status.0).await;
         status.0.ended(&result);
         result

@@ -1,13 +1,16 @@
 //! The handle of a consumer in the background.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::health::ConsumerHealth;
 use crate::consumer::stop::listener::StopTokens;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::report::{Counts, Report};
 use crate::observe::status::{ConsumerState, ConsumerStatus};
 use crate::runtime::cut_off;
@@ -29,7 +32,33 @@ use crate::shared::Shared;
 /// assert!(handle.health().await.is_ready());
 ///
 /// handle.stop(); // what runs may finish
-/// let report = handle.wait().await?;
+/// let report = handle.await?;
+/// assert_eq!(report.reason, StopReason::Handle);
+/// # Ok(()) }
+/// ```
+///
+/// The handle is a future of the consumer's report, and can be awaited by reference. So one `select!`
+/// waits for the consumer and for whatever stops it:
+///
+/// ```
+/// # use ezq_core::app::App;
+/// # use ezq_core::consumer::StopReason;
+/// # use ezq_core::handler::{AnyEvent, Handler};
+/// # use ezq_core::memory::MemoryEngine;
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> ezq_core::Result<()> {
+/// # let log = Handler::on("log", |_: AnyEvent| async {});
+/// # let app = App::builder().without_discovered_handlers().register(log).build(MemoryEngine::new())?;
+/// # async fn the_shift_ends() { tokio::time::sleep(Duration::from_secs(3600)).await }
+/// let mut handle = app.consumer().spawn();
+/// let report = tokio::select! {
+///     report = &mut handle => report?, // it ended by itself: an `End`, a failure
+///     () = the_shift_ends() => {
+///         handle.stop();
+///         handle.wait().await?
+///     }
+/// };
 /// assert_eq!(report.reason, StopReason::Handle);
 /// # Ok(()) }
 /// ```
@@ -40,10 +69,24 @@ pub struct ConsumerHandle {
     pub(crate) app: Arc<Shared>,
     pub(crate) stops: StopTokens,
     pub(crate) status: Arc<ConsumerStatus>,
-    pub(crate) task: JoinHandle<Result<Report>>,
+    ending: Ending<Report>,
 }
 
 impl ConsumerHandle {
+    pub(crate) fn new(
+        app: Arc<Shared>,
+        stops: StopTokens,
+        status: Arc<ConsumerStatus>,
+        task: JoinHandle<Result<Report>>,
+    ) -> Self {
+        Self {
+            app,
+            stops,
+            status,
+            ending: Ending::new(task),
+        }
+    }
+
     /// Asks the consumer to stop: what runs may finish within the [grace](super::Consumer::grace).
     pub fn stop(&self) {
         self.stops.handle.cancel();
@@ -65,7 +108,7 @@ impl ConsumerHandle {
     /// Whether the consumer still runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        !self.task.is_finished()
+        self.ending.is_running()
     }
 
     /// How far the consumer is; once it ended, why.
@@ -89,13 +132,57 @@ impl ConsumerHandle {
         ConsumerHealth::of(&self.app, &self.status).await
     }
 
-    /// Waits until the consumer ends.
+    /// Waits until the consumer ends, as awaiting the handle itself does.
     ///
     /// # Errors
-    /// As [`Consumer::run`](super::Consumer::run).
-    pub async fn wait(self) -> Result<Report> {
-        self.task
-            .await
-            .unwrap_or_else(|error| Err(cut_off("the consumer", error)))
+    /// As [`Consumer::run`](super::Consumer::run). A second call returns an error of the same kind and
+    /// message, without its source.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped: the consumer runs on, and the next call waits for it.
+    pub async fn wait(&mut self) -> Result<Report> {
+        poll_fn(|context| self.ending.poll(context)).await
     }
+}
+
+/// The consumer's report, as [`ConsumerHandle::wait`] returns it.
+impl Future for ConsumerHandle {
+    type Output = Result<Report>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.ending.poll(context)
+    }
+}
+
+/// The end of a task. A task gives its result once; this gives it as often as it is asked.
+#[derive(Debug)]
+pub(super) struct Ending<R> {
+    task: JoinHandle<Result<R>>,
+    ended: Option<Result<R>>,
+}
+
+impl<R: Clone> Ending<R> {
+    pub(super) fn new(task: JoinHandle<Result<R>>) -> Self {
+        Self { task, ended: None }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    /// The task's result. A repeated error has no source.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R>> {
+        if let Some(ended) = &self.ended {
+            return Poll::Ready(again(ended));
+        }
+
+        let joined = ready!(Pin::new(&mut self.task).poll(context));
+        let ended = joined.unwrap_or_else(|error| Err(cut_off("the consumer", error)));
+        self.ended = Some(again(&ended));
+        Poll::Ready(ended)
+    }
+}
+
+fn again<R: Clone>(ended: &Result<R>) -> Result<R> {
+    ended.as_ref().cloned().map_err(Error::without_source)
 }

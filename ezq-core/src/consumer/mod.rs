@@ -10,6 +10,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `builder`, `settings` | the options of a consumer, checked when it begins |
+//! | `all` | a consumer for each queue of a program |
 //! | `restart` | runs the consumer again after a failure |
 //! | `run` | one run, from `prepare` to the report |
 //! | `coordinator` | waits for what happens next and routes it to the three parts below |
@@ -22,6 +23,7 @@
 //! The three parts know each other as far as they must, but never the coordinator. No import cycle is
 //! left inside this folder.
 
+mod all;
 mod builder;
 mod coordinator;
 mod fetcher;
@@ -39,7 +41,8 @@ mod stop;
 mod warnings;
 mod workload;
 
-pub use crate::observe::report::{Counts, Report, StopReason};
+pub use crate::observe::report::{Counts, Report, ReportOfAll, StopReason};
 pub use crate::observe::status::ConsumerState;
+pub use all::ConsumersHandle;
 pub use builder::Consumer;
 pub use handle::ConsumerHandle;

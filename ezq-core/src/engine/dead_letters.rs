@@ -7,7 +7,11 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::MessageId;
+use super::history::names;
+use super::reader::{self, Reader};
 use crate::error::Result;
+use crate::event::Event;
+use crate::event::envelope::Envelope;
 use crate::message::headers::Headers;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::Reason;
@@ -30,6 +34,9 @@ pub struct DeadLetter {
     pub enqueued_at: DateTime<Utc>,
     /// When it became a dead letter.
     pub died_at: DateTime<Utc>,
+    /// Where it died. The application sets it, with the codecs that read it.
+    pub(crate) queue: QueueName,
+    pub(crate) reader: Reader,
 }
 
 impl DeadLetter {
@@ -45,7 +52,67 @@ impl DeadLetter {
             headers,
             enqueued_at: died_at,
             died_at,
+            queue: QueueName::default(),
+            reader: Reader::default(),
         }
+    }
+
+    /// The event with all its attributes, read by the codec that wrote it.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the body is no event. That may be why it died.
+    /// - [`ErrorKind::UnknownCodec`](crate::ErrorKind::UnknownCodec) if the application lacks the codec.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a letter that an engine handed out
+    ///   itself, and not [`App::dead_letters`](crate::app::App::dead_letters).
+    pub fn envelope(&self) -> Result<Envelope> {
+        let id = self.original_id.as_ref().unwrap_or(&self.id);
+        let stored = (self.body.as_str(), &self.headers);
+        self.reader.read(&self.queue, id, self.enqueued_at, stored)
+    }
+
+    /// The event.
+    ///
+    /// ```
+    /// # use ezq_core::admin::DeadLetterFilter;
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::handler::Handler;
+    /// # use ezq_core::testing::TestApp;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// # let app = TestApp::new(|app| app.queue("orders"))?;
+    /// # let paid = app.publish(&Paid { order: 7 }).await?;
+    /// # app.fail("orders", &paid.id, "a test").await?;
+    /// let letters = app.dead_letters("orders")?;
+    /// for letter in letters.list(&DeadLetterFilter::all(), 10).await? {
+    ///     let Paid { order } = letter.event()?;
+    ///     println!("the payment of order {order} died of {:?}", letter.reason);
+    /// #   assert_eq!(order, 7);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`envelope`](Self::envelope). [`ErrorKind::Decode`](crate::ErrorKind::Decode) if it is an event of
+    /// another type, or its data does not fit the type.
+    pub fn event<E: Event>(&self) -> Result<E> {
+        reader::event(&self.envelope()?)
+    }
+
+    /// The id of the event; `None` if the letter cannot be read.
+    #[must_use]
+    pub fn event_id(&self) -> Option<String> {
+        Some(self.envelope().ok()?.id().to_owned())
+    }
+
+    /// The name of the event's type; `None` if the letter names none. A letter of an unknown codec names it
+    /// in its headers.
+    #[must_use]
+    pub fn event_type(&self) -> Option<String> {
+        let (_, event_type) = names(&self.body, &self.headers);
+        event_type.or_else(|| Some(self.envelope().ok()?.event_type().to_owned()))
     }
 }
 

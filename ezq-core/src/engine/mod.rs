@@ -33,6 +33,7 @@
 //! | what an engine takes and hands out | `delivery.rs` |
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
+//! | stored messages, read as events | `reader.rs` |
 //! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
@@ -69,6 +70,7 @@ mod delivery;
 mod keys;
 
 pub(crate) mod history;
+pub(crate) mod reader;
 mod schedules;
 mod settle;
 mod unit_of_work;

@@ -47,7 +47,7 @@ use crate::publish::draft::Draft;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Batch<E> {
-    items: Vec<BatchItem<E>>,
+    pub(crate) items: Vec<BatchItem<E>>,
 }
 
 /// An event of a [`Batch`].

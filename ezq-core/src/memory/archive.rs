@@ -72,9 +72,12 @@ impl Queue {
             let event_type = find(name, body, headers, &id, event_id)?;
             let published_at = clock::to_time(*enqueued_at);
 
+            // A trail keeps a line, as on a database.
+            let is_kept = !matches!(state, CopyState::Handled { .. });
             let copy = EventCopy::new(name, id, published_at, headers, state);
             Some(EventCopy {
                 event_type,
+                body: is_kept.then(|| body.clone()),
                 deliveries: *deliveries,
                 ..copy
             })
@@ -119,6 +122,7 @@ fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<E
         headers,
         enqueued_at,
         died_at,
+        ..
     } = letter;
 
     let message_id = original_id.clone().unwrap_or_else(|| id.clone());
@@ -135,6 +139,7 @@ fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<E
         .and_then(|dead| Death::read(dead).deliveries);
     Some(EventCopy {
         event_type,
+        body: Some(body.clone()),
         deliveries: deliveries.unwrap_or(0),
         ..copy
     })

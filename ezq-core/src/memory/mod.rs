@@ -47,9 +47,9 @@ use self::clock::Clock;
 use self::store::Store;
 use crate::engine::history::History;
 use crate::engine::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
-    LeaseRequest, Leased, Outgoing, PublishOutcome, QueueStats, Receipt, ScheduleStore, Settle,
-    SettleOutcome,
+    BlockedKey, Broadcasts, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
+    ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome, QueueStats, Receipt,
+    ScheduleStore, Settle, SettleOutcome,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -168,6 +168,36 @@ impl MemoryEngine {
     #[must_use = "tells whether there was such a queue"]
     pub fn remove_queue(&self, queue: &QueueName) -> bool {
         self.store().remove_queue(queue)
+    }
+
+    /// The messages that were never delivered and are due later, and when.
+    pub(crate) fn scheduled(&self) -> Vec<((QueueName, MessageId), DateTime<Utc>)> {
+        let store = self.store();
+        let now = self.shared.clock.now();
+        let queues = store.queues().iter();
+        let scheduled = queues.flat_map(|(name, queue)| {
+            let waiting = queue.scheduled(now);
+            waiting.map(|(id, due)| ((name.clone(), id), clock::to_time(due)))
+        });
+        scheduled.collect()
+    }
+
+    /// The dead letters of all queues.
+    pub(crate) fn all_dead(&self) -> Vec<(QueueName, DeadLetter)> {
+        let store = self.store();
+        let queues = store.queues().iter();
+        let dead = queues.flat_map(|(name, queue)| {
+            let letters = queue.dead(None, usize::MAX).into_iter();
+            letters.map(|letter| (name.clone(), letter))
+        });
+        dead.collect()
+    }
+
+    /// Makes the messages due that wait for a retry of a handler. Returns how many there were.
+    pub(crate) fn hasten(&self, queue: &QueueName) -> Result<u64> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        Ok(store.queue(queue)?.hasten(now))
     }
 
     // A poisoned lock is usable: every step checks first and changes afterwards, so a panic leaves

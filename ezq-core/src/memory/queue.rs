@@ -313,13 +313,15 @@ impl Queue {
 
         self.last_dead_id += 1;
         let letter = DeadLetter {
-            id: MessageId::Number(self.last_dead_id),
             original_id: Some(MessageId::Number(id)),
             reason: Some(reason),
-            body: stored.body,
-            headers: stored.headers,
             enqueued_at: clock::to_time(stored.enqueued_at),
-            died_at: clock::to_time(now),
+            ..DeadLetter::new(
+                MessageId::Number(self.last_dead_id),
+                stored.body,
+                stored.headers,
+                clock::to_time(now),
+            )
         };
         self.dead.insert(self.last_dead_id, letter);
     }
@@ -361,6 +363,30 @@ impl Queue {
         };
         self.place(id, clock::due(now, due));
         true
+    }
+
+    /// The messages that were never delivered and are due later, and when.
+    pub(super) fn scheduled(&self, now: Micros) -> impl Iterator<Item = (MessageId, Micros)> {
+        let waiting = self
+            .messages
+            .iter()
+            .filter(move |(_, stored)| stored.deliveries == 0 && stored.due > now);
+        waiting.map(|(id, stored)| (MessageId::Number(*id), stored.due))
+    }
+
+    /// Makes the messages due that wait for a retry of a handler. Returns how many there were.
+    pub(super) fn hasten(&mut self, now: Micros) -> u64 {
+        let mut ids = Vec::new();
+        for (id, stored) in &mut self.messages {
+            if !stored.open && stored.due > now && stored.headers.end_pauses() {
+                ids.push(*id);
+            }
+        }
+
+        for id in &ids {
+            self.place(*id, now);
+        }
+        count(ids.len())
     }
 
     pub(super) fn purge(&mut self) -> u64 {

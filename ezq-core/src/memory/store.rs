@@ -230,6 +230,10 @@ impl Store {
         }
     }
 
+    pub(super) fn queues(&self) -> &HashMap<QueueName, Queue> {
+        &self.queues
+    }
+
     pub(super) fn published(&self) -> &[Published] {
         &self.published
     }

@@ -116,6 +116,16 @@ impl Headers {
         self.entries.entry(key).or_insert_with(|| value.into());
     }
 
+    /// These headers; each one that is not set is taken from `others`.
+    pub(crate) fn or(mut self, others: &Self) -> Self {
+        for (key, value) in &others.entries {
+            if !self.entries.contains_key(key) {
+                self.entries.insert(key.clone(), value.clone());
+            }
+        }
+        self
+    }
+
     /// Counts earlier deliveries as returned too, which a receipt
     /// [covers](crate::engine::Receipt::covers).
     pub fn covered(&mut self, deliveries: u32) {

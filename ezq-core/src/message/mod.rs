@@ -26,7 +26,7 @@ pub(crate) mod settlement;
 
 pub use crate::text::ERROR_TEXT_LIMIT;
 pub use message_id::MessageId;
-pub use queue_name::{DEAD_LETTER_SUFFIX, QueueName};
+pub use queue_name::{DEAD_LETTER_SUFFIX, IntoQueueName, QueueName};
 pub use retention::Retention;
 pub use settlement::{
     ERRORS_KEPT, ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,

@@ -116,6 +116,20 @@ impl AsRef<str> for QueueName {
     }
 }
 
+/// For options that keep a queue's name as text until the application is built.
+impl From<QueueName> for String {
+    fn from(name: QueueName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+/// For options that keep a queue's name as text until the application is built.
+impl From<&QueueName> for String {
+    fn from(name: &QueueName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
 impl FromStr for QueueName {
     type Err = Error;
 
@@ -145,6 +159,75 @@ impl TryFrom<&QueueName> for QueueName {
 
     fn try_from(name: &QueueName) -> Result<Self> {
         Ok(name.clone())
+    }
+}
+
+/// What names a queue: a [`QueueName`], or a text that is one.
+///
+/// Every method that asks for a queue takes `&str`, `String`, `QueueName` and references to them. A text
+/// that is no queue name is an error of kind [`ErrorKind::InvalidQueueName`] where the call is awaited or
+/// the application is built. Implement the trait for a type of your own, such as an enum of all queues.
+///
+/// ```
+/// use ezq_core::message::{IntoQueueName, QueueName};
+/// use ezq_core::Result;
+///
+/// enum Queue {
+///     Orders,
+///     Mail,
+/// }
+///
+/// impl IntoQueueName for Queue {
+///     fn into_queue_name(self) -> Result<QueueName> {
+///         match self {
+///             Self::Orders => "shop.orders".into_queue_name(),
+///             Self::Mail => "shop.mail".into_queue_name(),
+///         }
+///     }
+/// }
+/// assert_eq!(Queue::Mail.into_queue_name()?.as_str(), "shop.mail");
+/// # Ok::<(), ezq_core::Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` names no queue",
+    label = "not the name of a queue",
+    note = "pass `\"orders\"`, a `String`, a `QueueName`, or a reference to one of these"
+)]
+pub trait IntoQueueName {
+    /// The queue's name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidQueueName`] for a text that is no queue name.
+    fn into_queue_name(self) -> Result<QueueName>;
+}
+
+impl IntoQueueName for QueueName {
+    fn into_queue_name(self) -> Result<QueueName> {
+        Ok(self)
+    }
+}
+
+impl IntoQueueName for &QueueName {
+    fn into_queue_name(self) -> Result<QueueName> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoQueueName for &str {
+    fn into_queue_name(self) -> Result<QueueName> {
+        QueueName::new(self)
+    }
+}
+
+impl IntoQueueName for String {
+    fn into_queue_name(self) -> Result<QueueName> {
+        QueueName::new(&self)
+    }
+}
+
+impl IntoQueueName for &String {
+    fn into_queue_name(self) -> Result<QueueName> {
+        QueueName::new(self)
     }
 }
 

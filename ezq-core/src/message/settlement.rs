@@ -280,6 +280,19 @@ impl Headers {
         }
     }
 
+    /// Lets the handlers run at once that wait for a retry. Returns whether there were any.
+    pub(crate) fn end_pauses(&mut self) -> bool {
+        let mut waiting = Progress::from_headers(self);
+        waiting
+            .0
+            .retain(|_, mark| mark.state == HandlerState::Retry && mark.due.is_some());
+        for mark in waiting.0.values_mut() {
+            mark.due = None;
+        }
+        self.merge(&waiting);
+        !waiting.0.is_empty()
+    }
+
     /// Records that a delivery ended by a retry or a release: merges the marks, and counts the
     /// delivery as [`returned`](Self::returned).
     pub fn give_back(&mut self, progress: &Progress) {

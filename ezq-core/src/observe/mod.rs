@@ -6,8 +6,10 @@
 //! The report and the state of a consumer are in [`consumer`](crate::consumer), health is in
 //! [`admin`](crate::admin).
 
+pub(crate) mod notice_stream;
 pub(crate) mod notices;
 pub(crate) mod report;
 pub(crate) mod status;
 
-pub use notices::{NOTICES_KEPT, Notice, NoticeKind, NoticeStream};
+pub use notice_stream::NoticeStream;
+pub use notices::{NOTICES_KEPT, Notice, NoticeKind};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
-use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::timeout;
 
 use crate::delivery::received::Received;
@@ -22,6 +22,7 @@ use crate::logging::warn;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason};
+use crate::observe::notice_stream::NoticeStream;
 use crate::text::panic_text;
 
 /// How many notices wait for a listener before the oldest are dropped.
@@ -102,7 +103,7 @@ pub(crate) type Hook = Box<dyn Fn(&Notice) + Send + Sync>;
 
 /// What goes through the buffer.
 #[derive(Clone)]
-enum Entry {
+pub(crate) enum Entry {
     Notice(Arc<Notice>),
     /// Notified once hooks were called with every notice before it.
     Flush(Arc<Notify>),
@@ -144,10 +145,7 @@ impl Notices {
     }
 
     pub(crate) fn stream(&self) -> NoticeStream {
-        NoticeStream {
-            receiver: self.subscribe(),
-            missed: 0,
-        }
+        NoticeStream::new(self.subscribe())
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Entry> {
@@ -358,48 +356,5 @@ fn call_hooks(mut receiver: broadcast::Receiver<Entry>, hooks: &[Hook], missed: 
             }
             Err(RecvError::Closed) => return,
         }
-    }
-}
-
-/// Notices as they come; [`App::notices`](crate::app::App::notices) subscribes.
-#[derive(Debug)]
-pub struct NoticeStream {
-    receiver: broadcast::Receiver<Entry>,
-    missed: u64,
-}
-
-impl NoticeStream {
-    /// The next notice; `None` once the application is gone. Between two calls the newest
-    /// [`NOTICES_KEPT`] notices are kept.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn recv(&mut self) -> Option<Arc<Notice>> {
-        loop {
-            match self.receiver.recv().await {
-                Ok(Entry::Notice(notice)) => return Some(notice),
-                Ok(Entry::Flush(_)) => {}
-                Err(RecvError::Lagged(count)) => self.missed += count,
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    }
-
-    /// The next notice if there is one already.
-    pub fn try_recv(&mut self) -> Option<Arc<Notice>> {
-        loop {
-            match self.receiver.try_recv() {
-                Ok(Entry::Notice(notice)) => return Some(notice),
-                Ok(Entry::Flush(_)) => {}
-                Err(TryRecvError::Lagged(count)) => self.missed += count,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
-            }
-        }
-    }
-
-    /// How many notices this stream has missed so far because it was too slow.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.missed
     }
 }

@@ -1,10 +1,13 @@
 //! What a consumer did, and why it stopped.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::engine::Settle;
+use crate::message::queue_name::QueueName;
 
 /// Why a consumer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +122,41 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
+/// What the consumers of all queues of a program did until all were stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReportOfAll {
+    /// The report of each queue's consumer.
+    pub queues: BTreeMap<QueueName, Report>,
+    /// What became of the deliveries of all of them.
+    pub counts: Counts,
+    /// How long the last of them ran.
+    pub elapsed: Duration,
+}
+
+impl ReportOfAll {
+    pub(crate) fn new(queues: BTreeMap<QueueName, Report>, elapsed: Duration) -> Self {
+        Self {
+            counts: queues.values().map(|report| report.counts).sum(),
+            queues,
+            elapsed,
+        }
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            handled: sum.handled.saturating_add(one.handled),
+            retried: sum.retried.saturating_add(one.retried),
+            dead_lettered: sum.dead_lettered.saturating_add(one.dead_lettered),
+            cancelled: sum.cancelled.saturating_add(one.cancelled),
+            returned: sum.returned.saturating_add(one.returned),
+            lost: sum.lost.saturating_add(one.lost),
+        })
+    }
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -141,5 +179,25 @@ impl fmt::Display for Report {
             elapsed,
         } = self;
         write!(f, "stopped by {reason} after {elapsed:.1?}: {counts}")
+    }
+}
+
+/// All counts on the first line, then a line for each queue.
+impl fmt::Display for ReportOfAll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            queues,
+            counts,
+            elapsed,
+        } = self;
+        write!(
+            f,
+            "{} queues, stopped after {elapsed:.1?}: {counts}",
+            queues.len()
+        )?;
+        for (queue, report) in queues {
+            write!(f, "\n`{queue}` {report}")?;
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,8 @@ use crate::engine::{Due, Engine};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::event::Event;
 use crate::message::headers;
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::IntoQueueName;
+use crate::publish::builder::{IntoPublish, Publish};
 use crate::publish::draft::Draft;
 use crate::publish::options::{PublishOptions, publish_options, queue_option};
 use crate::publish::prepared::Prepared;
@@ -37,7 +38,60 @@ impl Publisher {
     pub fn publish_all<'e, E: Event>(&self, events: impl IntoIterator<Item = &'e E>) -> PublishAll {
         PublishAll {
             publisher: self.clone(),
-            drafts: events.into_iter().map(Draft::of).collect(),
+            items: events.into_iter().map(Item::of).collect(),
+            options: Ok(PublishOptions::default()),
+        }
+    }
+
+    /// Publishes events of any types in one round trip, in the order in which they are
+    /// [added](PublishAll::add).
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Paid { order: i64 }
+    /// # impl ezq_core::event::Event for Paid { const TYPE: &'static str = "paid"; }
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Reminder;
+    /// # impl ezq_core::event::Event for Reminder { const TYPE: &'static str = "reminder"; }
+    /// use ezq_core::testing::TestApp;
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// # let app = TestApp::new(|app| app)?;
+    /// let tomorrow = Duration::from_secs(24 * 3600);
+    /// let published = app
+    ///     .publish_many()
+    ///     .add(&Paid { order: 7 })
+    ///     .add(app.publish(&Reminder).queue("mail").after(tomorrow))
+    ///     .await?;
+    /// assert_eq!(published[1].queue.as_str(), "mail");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish_all`](Self::publish_all).
+    ///
+    /// # Cancel safety
+    /// As [`publish_all`](Self::publish_all).
+    pub fn publish_many(&self) -> PublishAll {
+        PublishAll {
+            publisher: self.clone(),
+            items: Vec::new(),
+            options: Ok(PublishOptions::default()),
+        }
+    }
+}
+
+/// One event, with the options that were set for it alone.
+#[derive(Debug)]
+struct Item {
+    draft: Result<Draft>,
+    options: Result<PublishOptions>,
+}
+
+impl Item {
+    fn of<E: Event>(event: &E) -> Self {
+        Self {
+            draft: Draft::of(event),
             options: Ok(PublishOptions::default()),
         }
     }
@@ -45,7 +99,7 @@ impl Publisher {
 
 /// Stores several events when awaited, and says where: a [`Published`] for each, in their order.
 ///
-/// The methods set options, which apply to each event. Ask for the [outcomes](Self::outcomes) instead
+/// The methods set options, which apply to each event that has none of its own. Ask for the [outcomes](Self::outcomes) instead
 /// of awaiting it to get one result for each event. On PGMQ, `within` (of the trait `PublishWithin`)
 /// stores the events in the caller's transaction.
 ///
@@ -58,7 +112,7 @@ impl Publisher {
 #[must_use = "events are published only when this is awaited"]
 pub struct PublishAll {
     publisher: Publisher,
-    drafts: Vec<Result<Draft>>,
+    items: Vec<Item>,
     options: Result<PublishOptions>,
 }
 
@@ -68,6 +122,17 @@ impl PublishAll {
     queue_option! {
         /// Sets the queue of all events. Defaults, for each event, to the queue of its type, as
         /// [`Publish::queue`](crate::publish::Publish::queue).
+    }
+
+    /// Adds an event of any type, after those that are there: `&event`, an
+    /// [`Envelope`](crate::event::Envelope), or an event with options of its own, as
+    /// [`publish`](crate::app::App::publish) returns it. Its own options take precedence over those of
+    /// all events.
+    #[expect(clippy::should_implement_trait, reason = "`+` would say less")]
+    pub fn add(mut self, event: impl IntoPublish) -> Self {
+        let Publish { draft, options, .. } = event.into_publish(&self.publisher);
+        self.items.push(Item { draft, options });
+        self
     }
 
     /// Publishes the events and gives one outcome for each, in their order. One that is refused harms
@@ -92,7 +157,7 @@ impl PublishAll {
     /// Once polled, dropping the future leaves it open which events are stored.
     pub async fn outcomes(self) -> Result<Vec<Result<Published>>> {
         let publisher = self.publisher;
-        let prepared = prepare(&publisher, self.drafts, &self.options?);
+        let prepared = prepare(&publisher, self.items, &self.options?);
 
         // An event that is refused already keeps its place among the outcomes.
         let mut ready = Vec::new();
@@ -129,7 +194,7 @@ impl PublishAll {
         let engines = &self.publisher.services.engines;
         let engine = engines.own::<E>()?.clone();
 
-        let prepared = prepare(&self.publisher, self.drafts, &self.options?);
+        let prepared = prepare(&self.publisher, self.items, &self.options?);
         let checked = prepared.into_iter().map(|prepared| {
             let prepared = prepared?;
             engines.check_own(&prepared.outgoing.queue)?;
@@ -147,14 +212,19 @@ impl PublishAll {
 /// Writes events, one result each, and tells hooks of those that are about to be stored.
 fn prepare(
     publisher: &Publisher,
-    drafts: Vec<Result<Draft>>,
+    items: Vec<Item>,
     options: &PublishOptions,
 ) -> Vec<Result<Prepared>> {
-    let prepared = drafts.into_iter().map(|draft| {
-        let prepared = publisher.prepare(draft?, options)?;
-        prepared.announce(&publisher.services.notices);
-        Ok(prepared)
-    });
+    let prepared = items.into_iter().map(
+        |Item {
+             draft,
+             options: own,
+         }| {
+            let prepared = publisher.prepare(draft?, &own?.or(options))?;
+            prepared.announce(&publisher.services.notices);
+            Ok(prepared)
+        },
+    );
     prepared.collect()
 }
 

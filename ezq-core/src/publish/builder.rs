@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::event::envelope::Envelope;
 use crate::message::headers;
-use crate::message::queue_name::QueueName;
+use crate::message::queue_name::IntoQueueName;
 use crate::publish::draft::Draft;
 use crate::publish::options::{PublishOptions, dedupe_options, publish_options, queue_option};
 use crate::publish::prepared::Prepared;
@@ -179,11 +179,12 @@ impl IntoFuture for Publish {
     }
 }
 
-/// What [`App::dispatch_inline`](crate::app::App::dispatch_inline) takes: a reference to an event,
+/// What [`App::dispatch_inline`](crate::app::App::dispatch_inline) and
+/// [`PublishAll::add`](crate::publish::PublishAll::add) take: a reference to an event,
 /// an [`Envelope`], or either with options, as [`publish`](Publisher::publish) and
 /// [`publish_envelope`](Publisher::publish_envelope) return it.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no event that can be dispatched",
+    message = "`{Self}` is no event that can be published",
     note = "pass `&event`, an `Envelope`, or `app.publish(&event)` with options"
 )]
 pub trait IntoPublish {

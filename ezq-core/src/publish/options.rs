@@ -28,6 +28,32 @@ pub(crate) struct PublishOptions {
     pub(crate) dedupe_window: Option<Duration>,
 }
 
+impl PublishOptions {
+    /// These options; each one that is not set is taken from `others`.
+    pub(crate) fn or(self, others: &Self) -> Self {
+        let headers = match (self.headers, &others.headers) {
+            (Some(own), Some(others)) => Some(own.or(others)),
+            (own, others) => own.or_else(|| others.clone()),
+        };
+        let due = match self.due {
+            Due::Now => others.due,
+            own => own,
+        };
+        Self {
+            queue: self.queue.or_else(|| others.queue.clone()),
+            due,
+            source: self.source.or_else(|| others.source.clone()),
+            subject: self.subject.or_else(|| others.subject.clone()),
+            time: self.time.or(others.time),
+            key: self.key.or_else(|| others.key.clone()),
+            max_attempts: self.max_attempts.or(others.max_attempts),
+            headers,
+            dedupe_key: self.dedupe_key.or_else(|| others.dedupe_key.clone()),
+            dedupe_window: self.dedupe_window.or(others.dedupe_window),
+        }
+    }
+}
+
 macro_rules! publish_options {
     () => {
         fn with(mut self, set: impl FnOnce(&mut PublishOptions) -> Result<()>) -> Self {
@@ -133,9 +159,9 @@ macro_rules! publish_options {
 macro_rules! queue_option {
     ($(#[$doc:meta])+) => {
         $(#[$doc])+
-        pub fn queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+        pub fn queue(self, queue: impl IntoQueueName) -> Self {
             self.with(|options| {
-                options.queue = Some(queue.try_into()?);
+                options.queue = Some(queue.into_queue_name()?);
                 Ok(())
             })
         }

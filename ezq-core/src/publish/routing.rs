@@ -12,7 +12,7 @@ use crate::event::pattern::Pattern;
 use crate::message::queue_name::QueueName;
 use crate::text::panic_text;
 
-type RouteFn = Arc<dyn Fn(&str) -> Option<QueueName> + Send + Sync>;
+type RouteFn = Arc<dyn Fn(&str) -> Result<Option<QueueName>> + Send + Sync>;
 
 /// The routes of an application.
 #[derive(Clone, Default)]
@@ -42,7 +42,7 @@ impl Routing {
                 let why = panic_text(&*panic);
                 let text = format!("the function that routes `{event_type}` panicked: {why}");
                 Error::new(ErrorKind::Panicked, text)
-            })?;
+            })??;
             if routed.is_some() {
                 return Ok(routed);
             }

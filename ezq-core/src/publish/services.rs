@@ -20,7 +20,7 @@ pub(crate) struct Services {
     pub(crate) source: String,
     pub(crate) default_queue: QueueName,
     pub(crate) routing: Routing,
-    pub(crate) codecs: Codecs,
+    pub(crate) codecs: Arc<Codecs>,
     pub(crate) notices: Notices,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,

@@ -25,6 +25,8 @@ mod plan;
 mod when;
 mod zoned;
 
+use std::time::Duration;
+
 pub(crate) use plan::{Plan, Planned, Plans, Template};
 
 /// When an event is published again and again, and what becomes of ticks for which no process was
@@ -60,7 +62,44 @@ pub struct Schedule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rhythm {
     Cron(String),
-    Every(String),
+    Every(Interval),
+}
+
+/// The interval of a [`Schedule`]: a `Duration`, or a text such as `"30s"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval(Length);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Length {
+    Time(Duration),
+    Text(String),
+}
+
+impl std::fmt::Display for Interval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Length::Time(time) => write!(f, "{time:?}"),
+            Length::Text(text) => write!(f, "`{text}`"),
+        }
+    }
+}
+
+impl From<Duration> for Interval {
+    fn from(time: Duration) -> Self {
+        Self(Length::Time(time))
+    }
+}
+
+impl From<&str> for Interval {
+    fn from(text: &str) -> Self {
+        Self(Length::Text(text.to_owned()))
+    }
+}
+
+impl From<String> for Interval {
+    fn from(text: String) -> Self {
+        Self(Length::Text(text))
+    }
 }
 
 impl Schedule {
@@ -81,12 +120,20 @@ impl Schedule {
         Self::of(Rhythm::Cron(expression.into()))
     }
 
-    /// A schedule at an interval: a whole number and a unit (`ms`, `s`, `m`, `h` or `d`), from `1s` to
-    /// `36500d`. The first tick is due one interval after the schedule was first stored in the database.
+    /// A schedule at an interval: a `Duration` of whole milliseconds, or a whole number and a unit as text
+    /// (`ms`, `s`, `m`, `h` or `d`), from `1s` to `36500d`. The first tick is due one interval after the schedule was first stored in the database.
     /// Restarts do not begin the interval again.
     ///
     /// A wrong interval is refused when the application is built.
-    pub fn every(interval: impl Into<String>) -> Self {
+    ///
+    /// ```
+    /// use ezq_core::schedule::Schedule;
+    /// use std::time::Duration;
+    ///
+    /// let by_text = Schedule::every("90s");
+    /// let by_time = Schedule::every(Duration::from_secs(90));
+    /// ```
+    pub fn every(interval: impl Into<Interval>) -> Self {
         Self::of(Rhythm::Every(interval.into()))
     }
 

@@ -5,7 +5,7 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use super::{Rhythm, Schedule, zoned};
+use super::{Interval, Length, Rhythm, Schedule, zoned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::duration;
 
@@ -41,13 +41,22 @@ impl When {
         Ok(when)
     }
 
-    fn every(interval: &str) -> Result<Self> {
-        let length = duration(interval).map_err(|how| {
-            wrong(format!(
-                "`{}` is not an interval: {how}",
-                interval.escape_debug()
-            ))
-        })?;
+    fn every(interval: &Interval) -> Result<Self> {
+        let length = match &interval.0 {
+            Length::Time(time) => *time,
+            Length::Text(text) => duration(text).map_err(|how| {
+                wrong(format!(
+                    "`{}` is not an interval: {how}",
+                    text.escape_debug()
+                ))
+            })?,
+        };
+        // Ticks are counted in milliseconds.
+        if !length.subsec_nanos().is_multiple_of(1_000_000) {
+            return Err(wrong(format!(
+                "the interval {length:?} must be a whole number of milliseconds"
+            )));
+        }
 
         // A longer interval could take the next tick past the end of the calendar.
         let length = TimeDelta::from_std(length)
@@ -56,7 +65,7 @@ impl When {
         match length {
             Some(length) if length >= TimeDelta::seconds(1) => Ok(Self::Every(length)),
             _ => Err(wrong(format!(
-                "the interval `{interval}` must be at least 1s and at most 36500d"
+                "the interval {interval} must be at least 1s and at most 36500d"
             ))),
         }
     }

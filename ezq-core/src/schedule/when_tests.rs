@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn when(schedule: Schedule) -> When {
@@ -196,5 +198,18 @@ fn what_names_no_times_is_refused_with_what_to_write() {
     assert!(refused(Schedule::every("0s")).contains("at least 1s"));
     assert!(refused(Schedule::every("500ms")).contains("at least 1s"));
     assert!(refused(Schedule::every("99999999999d")).contains("36500d"));
+    assert!(refused(Schedule::every(Duration::ZERO)).contains("at least 1s"));
+    assert!(refused(Schedule::every(Duration::from_secs(u64::MAX))).contains("36500d"));
+    let uneven = Duration::from_micros(1_000_500);
+    assert!(refused(Schedule::every(uneven)).contains("whole number of milliseconds"));
     assert!(refused(Schedule::every("1m").tz("UTC")).contains("leave out `tz`"));
+}
+
+#[test]
+fn an_interval_is_the_same_as_text_and_as_a_duration() {
+    let by_time = when(Schedule::every(Duration::from_secs(90)));
+    assert_eq!(
+        by_time.to_string(),
+        when(Schedule::every("90s")).to_string()
+    );
 }

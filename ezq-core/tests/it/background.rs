@@ -54,7 +54,7 @@ async fn a_handle_tells_how_far_its_consumer_is_and_why_it_stopped() {
         panic!("{}", handle.state());
     };
     assert_eq!(report.reason, StopReason::End);
-    assert_eq!(within(handle.wait()).await.unwrap(), report);
+    assert_eq!(within(handle).await.unwrap(), report);
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ async fn a_stop_is_seen_while_handlers_still_run() {
     turns(&handle, |state| *state == ConsumerState::Stopping).await;
     assert!(!handle.health().await.is_ready());
     assert!(handle.is_running());
-    assert_eq!(within(handle.wait()).await.unwrap().counts.handled, 1);
+    assert_eq!(within(handle).await.unwrap().counts.handled, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +103,7 @@ async fn a_failed_consumer_starts_again_and_handles_what_it_had() {
     assert!(health.is_ready() && health.restarts == 2, "{health}");
     handle.stop();
 
-    let report = within(handle.wait()).await.unwrap();
+    let report = within(handle).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
         (StopReason::Handle, 1)
@@ -175,7 +175,7 @@ async fn a_stop_ends_the_pause_before_a_restart() {
             _ => token.cancel(),
         }
 
-        let report = within(handle.wait()).await.unwrap();
+        let report = within(handle).await.unwrap();
         // What it did before it failed is told.
         assert_eq!((report.reason, report.counts.handled), (reason, 1), "{way}");
         assert!(began.elapsed() < secs(1), "{way}");
@@ -237,11 +237,10 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
 
     let runtime = build();
     let app = app(Faulty::default());
-    let handle = runtime.block_on(async {
-        let handle = app.consumer().spawn();
-        turns(&handle, |state| *state == ConsumerState::Running).await;
-        handle
-    });
+    let entered = runtime.enter();
+    let handle = app.consumer().spawn();
+    drop(entered);
+    runtime.block_on(turns(&handle, |state| *state == ConsumerState::Running));
 
     drop(runtime);
     assert!(
@@ -250,7 +249,7 @@ fn a_consumer_whose_runtime_is_gone_is_told_of_as_failed() {
         handle.state()
     );
     assert!(!build().block_on(app.health()).is_live());
-    let error = build().block_on(handle.wait()).unwrap_err();
+    let error = build().block_on(handle).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RuntimeEnded);
 }
 
@@ -271,7 +270,7 @@ async fn what_is_wrong_with_the_application_and_what_is_not_to_be_restarted_ends
         let state = turns(&handle, ConsumerState::is_ended).await;
         assert!(matches!(state, ConsumerState::Failed(_)), "{state}");
         assert!(!app.health().await.is_live());
-        assert_eq!(within(handle.wait()).await.unwrap_err().kind(), kind);
+        assert_eq!(within(handle).await.unwrap_err().kind(), kind);
     }
 
     // Of those that nobody has any more, the last of the queue is told of.
@@ -313,8 +312,8 @@ async fn a_consumer_that_failed_is_told_of_until_another_of_its_queue_runs() {
 
     again.stop();
     other.stop();
-    within(again.wait()).await.unwrap();
-    within(other.wait()).await.unwrap();
+    within(again).await.unwrap();
+    within(other).await.unwrap();
     let health = app.health().await;
     assert!(health.consumers.is_empty() && health.is_live(), "{health}");
 }
@@ -355,7 +354,7 @@ async fn a_consumer_that_stopped_as_told_is_no_failure() {
 
     let handle = app.consumer().spawn();
     handle.interrupt();
-    within(handle.wait()).await.unwrap();
+    within(handle).await.unwrap();
 
     let health = app.health().await;
     assert!(

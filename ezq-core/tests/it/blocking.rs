@@ -92,7 +92,7 @@ async fn a_handler_that_keeps_its_thread_delays_no_other_event() {
     assert_eq!(next(&mut calls).await, 1);
 
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -126,7 +126,7 @@ async fn a_handler_that_was_quick_before_delays_others_once_at_most() {
     release.send(()).unwrap();
     assert_eq!(next(&mut calls).await, 101);
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -168,7 +168,7 @@ async fn a_quick_handler_beside_one_that_keeps_its_thread_delays_no_other_event(
     release.send(()).unwrap();
     assert_eq!(next(&mut calls).await, 9);
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 /// A consumer whose handler keeps its thread is stopped within a time.
@@ -197,7 +197,7 @@ async fn ends_within(limit: Duration, stop: impl AsyncFnOnce(ConsumerHandle)) {
 async fn a_stop_is_heard_while_a_handler_keeps_its_thread() {
     ends_within(LONG / 2, async |consumer| {
         consumer.interrupt();
-        consumer.wait().await.unwrap();
+        consumer.await.unwrap();
     })
     .await;
 }
@@ -221,7 +221,7 @@ async fn an_interrupt_is_heard_while_a_control_events_handler_keeps_its_thread()
 
     let asked = Instant::now();
     consumer.interrupt();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 
     assert!(
         asked.elapsed() < LONG / 2,

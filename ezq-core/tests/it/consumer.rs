@@ -85,7 +85,7 @@ async fn cancels_a_handler_whose_lease_is_lost_and_settles_nothing() {
     seen.recv().await.unwrap();
     consumer.stop();
 
-    let report = consumer.wait().await.unwrap();
+    let report = consumer.await.unwrap();
     assert_eq!(report.counts.lost, 1);
     assert_eq!(
         report.counts.handled + report.counts.cancelled + report.counts.retried,
@@ -153,7 +153,7 @@ async fn holds_at_most_twice_its_concurrency_whatever_the_backlog() {
     assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
 
     gate.add_permits(1000);
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 1000);
+    assert_eq!(consumer.await.unwrap().counts.handled, 1000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +175,7 @@ async fn holds_nothing_for_the_batches_of_another_queue() {
     assert_eq!(engine.faults.most_held.load(Ordering::SeqCst), 8);
 
     consumer.interrupt();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +212,7 @@ async fn gives_back_what_it_fetched_ahead_when_its_handlers_slow_down() {
     assert_eq!(u64::from(SLOW) - others, 4 + 2 * 4, "four run, eight wait");
 
     consumer.interrupt();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +308,7 @@ async fn flushes_a_settlement_by_its_age_although_others_keep_coming() {
     let gaps = batches.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.max().unwrap() <= Duration::from_millis(8));
     consumer.stop();
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 100);
+    assert_eq!(consumer.await.unwrap().counts.handled, 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +349,7 @@ async fn fills_a_batch_of_settlements_without_waiting_for_its_age() {
     );
 
     consumer.stop();
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 40);
+    assert_eq!(consumer.await.unwrap().counts.handled, 40);
     assert!(
         begun.elapsed() < secs(10),
         "the rest is settled at the stop, not at its age"
@@ -373,7 +373,7 @@ async fn creates_a_dropped_queue_again_and_goes_on() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ async fn an_end_is_done_although_another_engine_refuses_its_handlers_events() {
             (Audited { order: 1 }, Paid { order: 2 })
         }))
         .named_engine("archive", other.clone())
-        .queue_engine(&QueueName::new("audit").unwrap(), "archive")
+        .queue_engine(QueueName::new("audit").unwrap(), "archive")
         .build(own.clone())
         .unwrap();
     app.publish(&End::default()).await.unwrap();

@@ -64,7 +64,7 @@ async fn an_event_that_waits_for_a_retry_is_given_up_and_redriven_by_hand() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     handle.stop();
-    handle.wait().await.unwrap();
+    handle.await.unwrap();
 
     let mut notices = app.notices();
     assert!(

@@ -158,7 +158,7 @@ async fn an_interrupt_waits_until_what_precedes_it_has_begun_and_cancels_what_th
     // Each that ends lets another begin; with the last two it stops.
     gate.add_permits(18);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(begun.numbers(), (0..20).collect::<Vec<_>>());
     assert_eq!((report.counts.handled, report.counts.cancelled), (18, 2));
@@ -181,7 +181,7 @@ async fn an_interrupt_waits_for_the_turn_of_what_has_an_ordering_key() {
     assert_eq!((consumer.is_running(), begun.numbers()), (true, vec![0]));
     gate.add_permits(3);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.cancelled), (3, 1));
     assert_eq!(ready(&app).await, 1, "the last of the key was cut off");
 }
@@ -201,7 +201,7 @@ async fn an_interrupt_waits_for_a_handlers_limit() {
     assert_eq!((consumer.is_running(), begun.numbers()), (true, vec![0]));
     gate.add_permits(2);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!((report.counts.handled, report.counts.cancelled), (2, 1));
     assert_eq!((begun.numbers(), ready(&app).await), (vec![0, 1, 2], 1));
 }
@@ -318,7 +318,7 @@ async fn a_handle_stops_a_consumer_before_an_interrupt_has_its_turn() {
             consumer.stop();
         }
 
-        let report = within(consumer.wait()).await.unwrap();
+        let report = within(consumer).await.unwrap();
         assert_eq!(
             (report.reason, report.counts.cancelled),
             (StopReason::Handle, 1)
@@ -361,7 +361,7 @@ async fn an_interrupt_that_is_met_while_an_end_behind_it_drains_counts() {
         .await
         .unwrap();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.cancelled),
         (StopReason::Interrupt, 1)

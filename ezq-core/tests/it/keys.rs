@@ -173,7 +173,7 @@ async fn a_retry_holds_up_its_own_key_and_no_other() {
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
 
-    let report = consumer.wait().await.unwrap();
+    let report = consumer.await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.retried),
         (40, 2),
@@ -261,7 +261,7 @@ async fn what_follows_a_returned_event_starts_only_once_that_is_stored() {
 
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 4);
+    assert_eq!(consumer.await.unwrap().counts.handled, 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +281,7 @@ async fn what_follows_an_event_whose_lease_was_lost_is_cancelled() {
     tokio::time::sleep(secs(5)).await;
     consumer.stop();
 
-    let report = consumer.wait().await.unwrap();
+    let report = consumer.await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (0, 4),
@@ -316,7 +316,7 @@ async fn a_hot_key_does_not_keep_others_from_being_fetched() {
 
     consumer.interrupt();
 
-    let report = consumer.wait().await.unwrap();
+    let report = consumer.await.unwrap();
     assert!(
         engine.faults.most_held.load(Ordering::SeqCst) <= 4 * 8,
         "{report}"
@@ -361,7 +361,7 @@ async fn a_stop_gives_back_what_waits_in_a_lane() {
             consumer.stop()
         }
 
-        let counts = consumer.wait().await.unwrap().counts;
+        let counts = consumer.await.unwrap().counts;
         let done = u64::from(!interrupt);
         assert_eq!(
             (counts.handled, counts.cancelled, counts.returned),
@@ -403,7 +403,7 @@ async fn two_consumers_never_share_a_key() {
 
     for consumer in consumers {
         consumer.stop();
-        assert_eq!(consumer.wait().await.unwrap().counts.lost, 0);
+        assert_eq!(consumer.await.unwrap().counts.lost, 0);
     }
 
     for key in 0..6 {

@@ -142,13 +142,16 @@ async fn a_layer_answers_in_the_handlers_place() {
 
     let app = with(|| Err(HandlerError::retry("the circuit is open")));
     app.publish(&Step { n: 1 }).await.unwrap();
-    assert_eq!(app.drain().await.unwrap().counts.dead_lettered, 1);
+    assert_eq!(
+        app.drain_queue("ezq").await.unwrap().counts.dead_lettered,
+        1
+    );
 
     // A snooze counts no attempt, of which there is one.
     let app = with(|| Err(HandlerError::snooze(Duration::from_secs(30))));
     app.publish(&Step { n: 1 }).await.unwrap();
     for _ in 0..3 {
-        let report = app.drain().await.unwrap();
+        let report = app.drain_queue("ezq").await.unwrap();
         assert_eq!((report.counts.retried, report.counts.dead_lettered), (1, 0));
         tokio::time::advance(Duration::from_secs(31)).await;
     }
@@ -242,7 +245,7 @@ async fn a_layer_is_dropped_with_the_run_that_is_cancelled() {
     entered.notified().await;
     consumer.interrupt();
     dropped.notified().await;
-    assert_eq!(consumer.wait().await.unwrap().counts.handled, 0);
+    assert_eq!(consumer.await.unwrap().counts.handled, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,7 +109,7 @@ async fn a_consumer_that_cannot_renew_is_not_ready_and_claims_nothing_until_it_c
     assert!(app.health().await.is_ready());
     assert_eq!(all(&mut begins), [1, 2]);
     consumer.stop();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+    assert_eq!(within(consumer).await.unwrap().counts.lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +171,7 @@ async fn run_stopped(handler: Handler, stops_at: Duration, way: u64) {
     tokio::time::sleep(secs(30)).await;
     consumer.stop();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (4, 0),
@@ -260,7 +260,7 @@ async fn the_acknowledgement_of_what_is_done_survives_its_own_consumers_claim() 
     tokio::time::sleep(secs(1)).await;
     engine.faults.fast.store(1, Ordering::SeqCst);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(all(&mut begins), (0..20).collect::<Vec<_>>());
     assert_eq!(
         (report.counts.handled, report.counts.lost),
@@ -344,7 +344,7 @@ async fn what_another_worker_had_in_between_does_not_go_on() {
     }
 
     consumer.interrupt();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
     assert!(taken, "the consumer was always first");
 }
 

@@ -17,13 +17,18 @@ mod layers;
 mod leases;
 mod limits;
 mod logs;
+mod many_types;
 mod modules;
 mod options;
 mod outages;
+mod parameters;
+mod queue_names;
 mod refusals;
+mod run_all;
 mod schedule_names;
 mod schedules;
 #[cfg(unix)]
 mod starvation;
 mod stops;
+mod stored_events;
 mod uncounted;

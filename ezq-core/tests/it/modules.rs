@@ -198,7 +198,7 @@ async fn a_module_gives_its_handlers_a_queue() {
     ] {
         let step = app
             .publish(&Step { n: 1 })
-            .queue(&QueueName::new(queue).unwrap());
+            .queue(QueueName::new(queue).unwrap());
         let report = app.dispatch_inline(step).await.unwrap();
         let ran: Vec<&str> = report
             .outcomes

@@ -188,7 +188,7 @@ async fn each_token_that_a_consumer_was_given_stops_it() {
         let handle = consumer.spawn();
         tokens[fires].cancel();
 
-        let ended = tokio::time::timeout(Duration::from_secs(60), handle.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), handle).await;
         assert_eq!(
             ended.expect("it hears no token").unwrap().reason,
             StopReason::Token

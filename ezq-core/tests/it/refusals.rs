@@ -74,7 +74,7 @@ fn handlers(fails: fn() -> HandlerError) -> ([Handler; 2], Arc<AtomicU32>) {
 
 /// Redrives the only dead letter of the default queue, and works it off.
 async fn redrive(app: &App) {
-    let letters = app.dead_letters(&QueueName::default()).unwrap();
+    let letters = app.dead_letters(QueueName::default()).unwrap();
     let letter = letters
         .list(&DeadLetterFilter::all(), 2)
         .await
@@ -130,7 +130,7 @@ async fn an_event_that_another_engine_refused_is_returned_again_after_a_redrive(
         .register(book)
         .register(post)
         .named_engine("other", other.clone())
-        .queue_engine(&mail(), "other")
+        .queue_engine(mail(), "other")
         .build(engine.clone())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
@@ -204,7 +204,7 @@ async fn acknowledgements_that_the_store_cannot_make_wait_beside_what_it_can_set
     );
 
     consumer.stop();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+    assert_eq!(within(consumer).await.unwrap().counts.lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +234,7 @@ async fn a_dead_letter_that_the_store_cannot_write_waits_and_its_handler_does_no
     assert_eq!(*runs.lock().unwrap(), BTreeMap::from([(0, 1), (1, 1)]));
 
     consumer.stop();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+    assert_eq!(within(consumer).await.unwrap().counts.lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +307,7 @@ async fn a_missing_queue_is_created_beside_a_lock_in_the_same_batch() {
     engine.faults.locked.lock().unwrap().clear();
     until("the lock is gone", || consumer.counts().handled == 2).await;
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 /// What a batch comes to.
@@ -370,7 +370,7 @@ async fn what_a_batch_without_a_transaction_returns_is_stored_before_any_of_it_i
     assert_eq!(seen.lock().unwrap()[0], [vec![0, 1, 2]]);
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -402,5 +402,5 @@ async fn a_batch_whose_events_cannot_be_stored_is_not_acknowledged() {
     assert_eq!(steps, [0, 1, 2]);
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }

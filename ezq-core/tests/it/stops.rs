@@ -270,7 +270,7 @@ async fn every_stop_is_heard_in_every_state() {
                 SECOND
             };
 
-            let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
+            let ended = tokio::time::timeout(HOURS, consumer).await;
             let Ok(ended) = ended else {
                 panic!("{state:?} does not hear {way:?}")
             };
@@ -318,7 +318,7 @@ async fn a_claim_that_is_not_answered_is_given_up_soon_after_a_stop() {
         let asked = Instant::now();
         consumer.stop();
 
-        let ended = tokio::time::timeout(HOURS, consumer.wait()).await;
+        let ended = tokio::time::timeout(HOURS, consumer).await;
         let report = ended
             .unwrap_or_else(|_| panic!("it waits for {call:?}"))
             .unwrap();

@@ -67,7 +67,7 @@ async fn death(app: &App) -> (Reason, Progress) {
     .await;
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 
     let queue = app.config().queue.clone();
     let letters = app.dead_letters(&queue).unwrap();
@@ -190,7 +190,7 @@ async fn the_token_of_a_handler_still_hears_of_an_interrupt() {
     within(starts.recv()).await.unwrap();
     consumer.interrupt();
     within(hears.recv()).await.unwrap();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ pub(crate) async fn read(
 }
 
 /// All queues except dead letters. The catalogue shows them to any role; `pgmq.meta` needs a grant.
-async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
+pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT substr(relname, 3) FROM pg_catalog.pg_class
          WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
@@ -170,9 +170,13 @@ impl<'a> Search<'a> {
         };
         let time = sql::bounded(time);
         let enqueued_at = sql::bounded("q.enqueued_at");
-        let (event_type, headers) = match reads {
-            true => (sql::event_type("q.message", "q.headers"), "q.headers::text"),
-            false => ("NULL::text".to_owned(), "NULL::text"),
+        let (event_type, headers, body) = match reads {
+            true => (
+                sql::event_type("q.message", "q.headers"),
+                "q.headers::text",
+                "q.message::text",
+            ),
+            false => ("NULL::text".to_owned(), "NULL::text", "NULL::text"),
         };
 
         let mut queries = Vec::new();
@@ -180,6 +184,7 @@ impl<'a> Search<'a> {
             queries.push(format!(
                 "SELECT '{place}' AS place, {number} AS msg_id, q.read_ct, {enqueued_at} AS enqueued_at,
                         {time} AS at, {event_type} AS event_type, {headers} AS headers,
+                        {body} AS body,
                         statement_timestamp() AS now
                  FROM {table} q WHERE {condition}"
             ));
@@ -322,6 +327,7 @@ impl<'a> Search<'a> {
         };
 
         let event_type: Option<String> = row.try_get("event_type")?;
-        Ok(copy.event_type(event_type))
+        let body: Option<String> = row.try_get("body")?;
+        Ok(copy.event_type(event_type).body(body))
     }
 }

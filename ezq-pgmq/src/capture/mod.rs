@@ -38,7 +38,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use ezq_core::engine::Engine as _;
-use ezq_core::message::QueueName;
+use ezq_core::message::{IntoQueueName, QueueName};
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -135,8 +135,8 @@ enum Columns {
 
 impl Capture {
     /// The queue that gets the events. Defaults to the application's.
-    pub fn queue(mut self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
-        self.queue = queue.try_into().map(Some);
+    pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
+        self.queue = queue.into_queue_name().map(Some);
         self
     }
 
@@ -233,12 +233,12 @@ impl PgmqEngine {
     ///
     /// The table's name is written as in SQL: quoted with `"` if it has capital letters, and found
     /// by the search path if it has no schema.
-    pub fn capture(&self, table: impl Into<String>, queue: &QueueName) -> Capture {
+    pub fn capture(&self, table: impl Into<String>, queue: impl IntoQueueName) -> Capture {
         Capture {
             engine: self.clone(),
             table: table.into(),
             source: "ezq".to_owned(),
-            queue: Ok(Some(queue.clone())),
+            queue: queue.into_queue_name().map(Some),
             name: None,
             columns: Columns::All,
             key: None,

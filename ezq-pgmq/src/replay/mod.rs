@@ -29,7 +29,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ezq_core::engine::Engine as _;
 use ezq_core::event::Pattern;
-use ezq_core::message::QueueName;
+use ezq_core::message::{IntoQueueName, QueueName};
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgArguments, PgConnection};
@@ -128,9 +128,9 @@ impl Replay {
     }
 
     /// Another queue for the copies than the archive's own.
-    pub fn to_queue(self, queue: impl TryInto<QueueName, Error = Error>) -> Self {
+    pub fn to_queue(self, queue: impl IntoQueueName) -> Self {
         self.with(|options| {
-            options.target = queue.try_into()?;
+            options.target = queue.into_queue_name()?;
             Ok(())
         })
     }
@@ -436,12 +436,8 @@ async fn step(
 impl PgmqEngine {
     /// Replays archived events of a queue, when awaited: into the same queue or another, all of
     /// them or some. An interrupted replay resumes under its name.
-    pub fn replay(
-        &self,
-        name: impl Into<String>,
-        queue: impl TryInto<QueueName, Error = Error>,
-    ) -> Replay {
-        let options = queue.try_into().map(|queue| Options {
+    pub fn replay(&self, name: impl Into<String>, queue: impl IntoQueueName) -> Replay {
+        let options = queue.into_queue_name().map(|queue| Options {
             target: queue.clone(),
             queue,
             after: None,

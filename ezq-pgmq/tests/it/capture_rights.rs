@@ -157,9 +157,9 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     run(owner, "CREATE TABLE s.t (id int)").await;
     let role: String = scalar(owner, "SELECT current_user::text").await;
     let engine = engine_at(url).await;
-    engine.capture("s.t", queue).await.unwrap();
+    engine.capture("s.t", &*queue).await.unwrap();
 
-    let refused = engine.capture("s.t", queue);
+    let refused = engine.capture("s.t", &*queue);
     let give = |to: &str| format!("ALTER TABLE pgmq.q_{queue} OWNER TO {to}");
     run(admin, &give(&role)).await;
 
@@ -193,7 +193,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     )
     .await;
 
-    let error = engine.capture("s.t", queue).await.unwrap_err();
+    let error = engine.capture("s.t", &*queue).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
 
     sqlx::raw_sql(insert)
@@ -204,7 +204,7 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     // Of the subscribed queues only this one is left out.
     let other = unique("q");
     engine.ensure_queue(&other).await.unwrap();
-    engine.capture("s.t", queue).broadcast().await.unwrap();
+    engine.capture("s.t", &*queue).broadcast().await.unwrap();
 
     for queue in [&*queue, &other] {
         engine
@@ -225,7 +225,11 @@ async fn a_superusers_rights_are_not_lent_to_the_owner_of_a_queue() {
     )
     .await;
 
-    let error = engine.capture("s.t", queue).broadcast().await.unwrap_err();
+    let error = engine
+        .capture("s.t", &*queue)
+        .broadcast()
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
 }
 

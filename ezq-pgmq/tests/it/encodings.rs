@@ -93,7 +93,7 @@ async fn a_failure_is_counted_paused_and_told_whatever_its_text() {
         };
 
         handle.stop();
-        handle.wait().await.unwrap();
+        handle.await.unwrap();
 
         let runs = std::mem::take(&mut *runs.lock().unwrap());
         assert_eq!(runs.len(), 3, "{encoding}");
@@ -185,7 +185,7 @@ async fn a_handler_whose_name_the_encoding_lacks_is_done_once() {
         }
 
         handle.stop();
-        handle.wait().await.unwrap();
+        handle.await.unwrap();
         let runs = [plain, within, other].map(|runs| runs.load(Ordering::Relaxed));
         assert_eq!(runs, [1, 1, 2], "{encoding}");
     }

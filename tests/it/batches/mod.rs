@@ -188,7 +188,7 @@ async fn a_batch_that_is_interrupted_goes_back() {
     assert_eq!(soon(starts.recv()).await, Some(3));
 
     consumer.interrupt();
-    assert_eq!(soon(consumer.wait()).await.unwrap().counts.cancelled, 3);
+    assert_eq!(soon(consumer).await.unwrap().counts.cancelled, 3);
     assert_eq!(held(&ezq, &queue).await, [3, 0, 0, 0]);
     assert!(dead(&ezq, &queue).await.is_empty());
 }

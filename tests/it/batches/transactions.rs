@@ -132,7 +132,7 @@ async fn a_lease_lost_in_the_middle_of_a_batch_costs_the_others_nothing() {
     let consumer = ezq.consumer().spawn();
     until(async || consumer.counts().handled == 2 && consumer.counts().lost == 1).await;
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
     assert_eq!(effects(&ezq, &queue).await, [1, 3]);
     assert_eq!(held(&ezq, &queue).await, [0, 1, 0, 0]);
 }

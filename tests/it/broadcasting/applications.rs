@@ -106,7 +106,7 @@ pub(crate) async fn take_part(member: Member, words: Words) {
     say("subscribed");
     if member.stays {
         let handle = ezq.consumer().queue(queues[0]).stop_on_signals().spawn();
-        say(&format!("report {}", handle.wait().await.unwrap()));
+        say(&format!("report {}", handle.await.unwrap()));
     }
 }
 

@@ -92,7 +92,7 @@ async fn a_codec_that_is_not_known_here_is_tried_again_and_then_a_dead_letter() 
     let handle = older(1_000_000).await.unwrap().consumer().spawn();
     crate::kit::until(|| async { handle.counts().retried > 3 }).await;
     handle.stop();
-    soon(handle.wait()).await.unwrap();
+    soon(handle).await.unwrap();
     assert_eq!(held(&newer, &queue).await[3], 0);
 
     drain(&older(2).await.unwrap()).await;

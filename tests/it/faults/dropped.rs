@@ -38,7 +38,7 @@ async fn goes_on_after_its_queue_is_dropped() {
     .await;
     handle.stop();
 
-    let report = handle.wait().await.unwrap();
+    let report = handle.await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
     assert_eq!(report.counts.handled + report.counts.lost, 4, "{report}");
     assert!(seen.twice().is_empty(), "{:?}", seen.twice());
@@ -99,7 +99,7 @@ async fn what_ran_when_its_queue_was_dropped_settles_nothing_of_the_new_one() {
     go.send_replace(2);
     first.stop();
 
-    let report = first.wait().await.unwrap();
+    let report = first.await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (0, 2),
@@ -163,7 +163,7 @@ async fn handlers_go_on_after_the_tables_were_dropped_that_their_events_need() {
         }
 
         consumer.stop();
-        let counts = consumer.wait().await.unwrap().counts;
+        let counts = consumer.await.unwrap().counts;
         assert_eq!((counts.handled, counts.dead_lettered), (3, 0));
         run(&mut own, "DELETE FROM pgmq.q_kept").await;
     }

@@ -145,7 +145,7 @@ async fn goes_on_after_restarts(immediate: bool) {
     .await;
     handle.stop();
 
-    let report = handle.wait().await.unwrap();
+    let report = handle.await.unwrap();
     println!(
         "immediate {immediate}: {} stored, {} refused while away, longest {outage:.1?} from stop to \
          the next handled event; {report}",
@@ -205,7 +205,7 @@ async fn goes_on_when_all_its_connections_are_cut() {
     .await;
     handle.stop();
 
-    let report = handle.wait().await.unwrap();
+    let report = handle.await.unwrap();
     println!("{cuts} connections cut in 8 rounds; {report}");
     assert!(cuts >= 8, "not every round cut something: {cuts}");
     assert!(seen.twice().is_empty(), "{:?}", seen.twice());
@@ -274,7 +274,7 @@ async fn goes_on_after_a_read_only_time() {
     println!("handled {:?} after the read-only time", lifted.elapsed());
     handle.stop();
 
-    let report = handle.wait().await.unwrap();
+    let report = handle.await.unwrap();
     assert_eq!(report.counts.handled, 2, "{report}");
 }
 
@@ -319,7 +319,7 @@ async fn stops_though_the_server_stays_away() {
     handle.stop();
 
     let stopping = Instant::now();
-    let report = tokio::time::timeout(CEILING, handle.wait())
+    let report = tokio::time::timeout(CEILING, handle)
         .await
         .expect("it stops")
         .unwrap();

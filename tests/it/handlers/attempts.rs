@@ -231,7 +231,7 @@ async fn three_runs(error: fn() -> HandlerError, attempts: u32) -> (Vec<u32>, Ve
     assert_eq!(consumer.counts().retried, 2);
 
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 
     let runs = log.take();
     let pauses = runs.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();

@@ -54,7 +54,7 @@ async fn lateness(publish: impl AsyncFn(&Ezq) -> Published) -> i64 {
 
     until(async || consumer.counts().handled == 1).await;
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
     (log.take()[0] - due).num_microseconds().unwrap()
 }
 

@@ -75,7 +75,7 @@ async fn end_waits_for_what_finishes_within_its_timeout() {
     assert!(consumer.is_running(), "it waits for its handler");
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 0, 0, 0, 0]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -197,7 +197,7 @@ async fn what_was_fetched_before_an_end_that_precedes_it_goes_back() {
     until(async || consumer.counts().returned == 1).await;
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
 
     all_settled(report.counts, [2, 0, 0, 0, 1]);
@@ -259,14 +259,14 @@ async fn one_end_stops_one_consumer() {
     } else {
         (one, other)
     };
-    assert_eq!(soon(stopped.wait()).await.unwrap().reason, StopReason::End);
+    assert_eq!(soon(stopped).await.unwrap().reason, StopReason::End);
 
     ezq.publish(&Numbered { n: 1 }).await.unwrap();
     until(async || running.counts().handled == 1).await;
     assert_eq!(work.handled.take(), [1]);
 
     ezq.publish(&End::default()).await.unwrap();
-    assert_eq!(soon(running.wait()).await.unwrap().reason, StopReason::End);
+    assert_eq!(soon(running).await.unwrap().reason, StopReason::End);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }
 
@@ -281,7 +281,7 @@ async fn two_ends_stop_two_consumers() {
         .unwrap();
 
     for consumer in [one, other] {
-        assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::End);
+        assert_eq!(soon(consumer).await.unwrap().reason, StopReason::End);
     }
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
 }

@@ -21,7 +21,7 @@ async fn interrupt_cancels_what_runs_and_stops_no_other() {
     }
     ezq.publish(&Interrupt::default()).await.unwrap();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
 
     all_settled(report.counts, [0, 0, 0, 3, 0]);
@@ -76,7 +76,7 @@ async fn an_interrupt_has_its_turn_once_what_precedes_it_has_begun() {
     assert!(consumer.is_running(), "the third is still to begin");
     work.open_for(1);
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(work.started().await, 3);
 
@@ -125,7 +125,7 @@ async fn an_interrupt_waits_for_what_stands_before_it_of_a_key_and_for_no_other_
     // The third of `a` can begin once the second is done; the only one of `b` goes on for ever.
     gate.add_permits(2);
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
 
     all_settled(report.counts, [2, 0, 0, 2, report.counts.returned]);

@@ -29,7 +29,7 @@ async fn stop_all_stops_every_consumer_that_runs_and_none_that_starts_later() {
     work.open();
 
     for consumer in [one, other] {
-        assert_eq!(soon(consumer.wait()).await.unwrap().reason, StopReason::End);
+        assert_eq!(soon(consumer).await.unwrap().reason, StopReason::End);
     }
     assert_eq!(work.handled.sorted(), [1, 2, 3]);
 
@@ -57,14 +57,14 @@ async fn stop_all_stops_a_consumer_while_another_still_drains() {
     slow_app.stop_all(&queue, None).await.unwrap();
 
     full.open();
-    let report = soon(full_one.wait()).await.unwrap();
+    let report = soon(full_one).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
 
     all_settled(report.counts, [2, 0, 0, 0, 0]);
     assert!(slow_one.is_running());
     slow.open();
 
-    let report = soon(slow_one.wait()).await.unwrap();
+    let report = soon(slow_one).await.unwrap();
     assert_eq!(report.reason, StopReason::End);
     all_settled(report.counts, [1, 0, 0, 0, 0]);
 }
@@ -129,7 +129,7 @@ async fn what_was_fetched_and_not_begun_goes_back_at_once_when_a_token_fires() {
 
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Token);
     all_settled(report.counts, [2, 0, 0, 0, 2]);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
@@ -150,7 +150,7 @@ async fn a_grace_bounds_how_long_a_token_waits() {
         let stopped = Instant::now();
         token.cancel();
 
-        let report = soon(consumer.wait()).await.unwrap();
+        let report = soon(consumer).await.unwrap();
         assert!(stopped.elapsed() >= grace);
         assert_eq!(report.reason, StopReason::Token);
 
@@ -172,7 +172,7 @@ async fn a_grace_of_the_configuration_counts_too() {
     assert_eq!(work.started().await, 1);
     consumer.stop();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
     all_settled(report.counts, [0, 0, 0, 1, 0]);
 }
@@ -193,7 +193,7 @@ async fn a_handle_observes_stops_and_awaits() {
     all_settled(consumer.counts(), [1, 0, 0, 0, 0]);
     work.open();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Handle);
 
     all_settled(report.counts, [2, 0, 0, 0, 0]);
@@ -212,7 +212,7 @@ async fn a_handle_stops_an_idle_consumer_without_delay() {
 
     let asked = Instant::now();
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 
     // It would look at the queue again only after a second.
     assert!(
@@ -238,7 +238,7 @@ async fn a_handle_interrupts_even_while_the_consumer_finishes() {
         }
         consumer.interrupt();
 
-        let report = soon(consumer.wait()).await.unwrap();
+        let report = soon(consumer).await.unwrap();
         assert_eq!(report.reason, StopReason::Handle);
 
         // A claim that was on its way may find it again just when it was given back.
@@ -261,7 +261,7 @@ async fn a_handle_interrupts_what_an_end_waits_for() {
     until(async || held(&ezq, &queue).await == [0, 2, 0, 0]).await;
     consumer.interrupt();
 
-    let report = soon(consumer.wait()).await.unwrap();
+    let report = soon(consumer).await.unwrap();
     all_settled(report.counts, [0, 0, 0, 1, report.counts.returned]);
 
     // The End is left to another consumer unless it was known already that nothing precedes it.

@@ -55,7 +55,7 @@ async fn a_worker_that_lost_its_lease_commits_nothing() {
     until(async || consumer.counts().lost == 1).await;
 
     consumer.stop();
-    assert_eq!(soon(consumer.wait()).await.unwrap().counts.handled, 0);
+    assert_eq!(soon(consumer).await.unwrap().counts.handled, 0);
     assert_eq!(ledger.read(&ezq).await, []);
     assert_eq!(booked(&ezq, n).await, [] as [String; 0]);
     assert_eq!(
@@ -89,7 +89,7 @@ async fn a_renewal_that_finds_the_lease_lost_ends_the_transaction() {
     until(async || consumer.counts().lost == 1).await;
     until(async || !sleeping(&ezq).await).await;
     consumer.stop();
-    soon(consumer.wait()).await.unwrap();
+    soon(consumer).await.unwrap();
 }
 
 /// Whether a transaction of a handler still sleeps in this database.
@@ -166,7 +166,7 @@ async fn an_interrupt_rolls_back_and_gives_the_event_back() {
     soon(starts.recv()).await.unwrap();
     consumer.interrupt();
 
-    let counts = soon(consumer.wait()).await.unwrap().counts;
+    let counts = soon(consumer).await.unwrap().counts;
     assert_eq!(counts.cancelled, 1);
     assert_eq!(ledger.read(&ezq).await, []);
     assert_eq!(held(&ezq, &queue).await, [1, 0, 0, 0]);

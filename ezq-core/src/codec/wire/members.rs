@@ -103,6 +103,31 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
+/// The same for readers that lend no text, such as a request's body.
+pub(super) struct OwnedMembers(pub(super) Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for OwnedMembers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = OwnedMembers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(OwnedMembers(members))
+            }
+        }
+        from.deserialize_map(Object)
+    }
+}
+
 /// The name of a member, borrowed unless it has an escape.
 struct Name<'a>(Cow<'a, str>);
 

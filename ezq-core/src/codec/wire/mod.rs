@@ -10,12 +10,14 @@
 //! | how a CloudEvent is read | `cloud_event.rs` |
 //! | the flat form, written and read | `flat.rs` |
 //! | the forms, and where a body comes from | `form.rs` |
+//! | an envelope outside of queues: `Deserialize` and `FromStr` | `structured.rs` |
 //! | a JSON object whose values stay text | `members.rs` |
 
 mod cloud_event;
 mod flat;
 mod form;
 mod members;
+mod structured;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::envelope::Envelope;

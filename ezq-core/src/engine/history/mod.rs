@@ -12,6 +12,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::engine::dead_letters::Death;
+use crate::engine::reader::{self, Reader};
+use crate::error::Result;
+use crate::event::Event;
+use crate::event::envelope::Envelope;
 use crate::message::headers::{CE_ID, CE_TYPE, CODEC, Headers, REDRIVEN, REPLAY};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
@@ -57,6 +61,11 @@ pub struct EventCopy {
     pub replay: Option<String>,
     /// How it had died before it was last redriven, if it was.
     pub died_before: Option<Death>,
+    /// The body; `None` if the store keeps it no longer, as in a trail, or could not send it.
+    pub body: Option<String>,
+    /// The headers.
+    pub headers: Headers,
+    pub(crate) reader: Reader,
 }
 
 /// The state of a copy of an event. Times are by the engine's clock.
@@ -181,6 +190,9 @@ impl EventCopy {
             handlers: Progress::from_headers(headers),
             replay: replay.map(str::to_owned),
             died_before,
+            body: None,
+            headers: headers.clone(),
+            reader: Reader::default(),
         }
     }
 
@@ -196,6 +208,37 @@ impl EventCopy {
     pub fn deliveries(mut self, deliveries: u32) -> Self {
         self.deliveries = deliveries;
         self
+    }
+
+    /// Sets its body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Option<String>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The event with all its attributes, read by the codec that wrote it. `None` if the store keeps only
+    /// a line of it; see [`Retention`](crate::message::Retention).
+    ///
+    /// # Errors
+    /// As [`DeadLetter::envelope`](crate::engine::DeadLetter::envelope).
+    pub fn envelope(&self) -> Result<Option<Envelope>> {
+        let Some(body) = &self.body else {
+            return Ok(None);
+        };
+        let stored = (body.as_str(), &self.headers);
+        let read = self
+            .reader
+            .read(&self.queue, &self.message_id, self.published_at, stored);
+        read.map(Some)
+    }
+
+    /// The event; `None` if the store keeps only a line of it.
+    ///
+    /// # Errors
+    /// As [`DeadLetter::event`](crate::engine::DeadLetter::event).
+    pub fn event<E: Event>(&self) -> Result<Option<E>> {
+        self.envelope()?.as_ref().map(reader::event).transpose()
     }
 }
 

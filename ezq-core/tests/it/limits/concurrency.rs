@@ -49,7 +49,7 @@ async fn a_handler_runs_no_more_often_at_once_than_it_says_across_consumers() {
     let consumers = [0, 1].map(|_| app.consumer().concurrency(4).until_idle().spawn());
     let mut handled = 0;
     for consumer in consumers {
-        handled += consumer.wait().await.unwrap().counts.handled;
+        handled += consumer.await.unwrap().counts.handled;
     }
     assert_eq!((handled, most.load(Ordering::SeqCst)), (12, 2));
 }
@@ -68,7 +68,7 @@ async fn what_waits_for_its_turn_goes_back_when_it_is_interrupted() {
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_millis(50)).await;
     consumer.interrupt();
-    assert_eq!(consumer.wait().await.unwrap().counts.cancelled, 2);
+    assert_eq!(consumer.await.unwrap().counts.cancelled, 2);
     assert_eq!(app.stats(&QueueName::default()).await.unwrap().ready, 2);
 }
 

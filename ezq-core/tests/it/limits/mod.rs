@@ -89,7 +89,7 @@ async fn takes_every_option_at_its_largest() {
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(1)).await;
     consumer.stop();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 1);
+    assert_eq!(within(consumer).await.unwrap().counts.handled, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,7 +142,7 @@ async fn a_longest_pause_alone_takes_effect() {
     assert!((95..=140).contains(&fetches), "{fetches}");
 
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
     assert_eq!(consumer.counts().dead_lettered, 1);
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 
     let reason = the_dead_letter(&app).await;
     assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
@@ -97,7 +97,7 @@ async fn a_handler_that_panics_when_a_stop_cuts_it_off_has_made_no_attempt() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         consumer.interrupt();
 
-        let counts = within(consumer.wait()).await.unwrap().counts;
+        let counts = within(consumer).await.unwrap().counts;
         assert_eq!(
             (counts.cancelled, counts.retried, counts.dead_lettered),
             (1, 0, 0)
@@ -120,7 +120,7 @@ async fn a_handler_that_panics_when_its_lease_is_lost_has_made_no_attempt() {
         assert_eq!(logs.count(Level::WARN, "panicked: dropped"), 1);
         consumer.interrupt();
 
-        let counts = within(consumer.wait()).await.unwrap().counts;
+        let counts = within(consumer).await.unwrap().counts;
         assert_eq!((counts.retried, counts.dead_lettered), (0, 0));
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(marks(&engine).await, Progress::default());
@@ -159,6 +159,6 @@ async fn nothing_new_starts_in_a_delivery_that_was_cancelled() {
     let consumer = app.consumer().spawn();
     tokio::time::sleep(Duration::from_secs(1)).await;
     consumer.interrupt();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.cancelled, 1);
+    assert_eq!(within(consumer).await.unwrap().counts.cancelled, 1);
     assert_eq!(later.load(Ordering::SeqCst), 0);
 }

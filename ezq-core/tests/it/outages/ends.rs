@@ -31,7 +31,7 @@ async fn a_consumer_can_be_stopped_while_nothing_can_be_settled() {
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
 
-    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let stopping = tokio::time::timeout(secs(10), consumer);
     assert_eq!(stopping.await.expect("it hangs").unwrap().counts.handled, 0);
 }
 
@@ -49,7 +49,7 @@ async fn a_token_is_heard_while_an_end_drains_its_queue() {
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
 
-    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let stopping = tokio::time::timeout(secs(10), consumer);
     let report = stopping.await.expect("its grace is over").unwrap();
     assert_eq!(
         (report.reason, report.counts.cancelled),
@@ -80,7 +80,7 @@ async fn an_end_that_waits_only_for_handlers_has_done_its_work_when_its_consumer
             consumer.stop();
         }
 
-        let stopping = tokio::time::timeout(secs(10), consumer.wait());
+        let stopping = tokio::time::timeout(secs(10), consumer);
         let report = stopping.await.expect("its grace is over").unwrap();
         assert_eq!(
             (report.reason, report.counts.cancelled),
@@ -106,7 +106,7 @@ async fn an_end_goes_back_when_its_consumer_is_interrupted_before_all_that_prece
     tokio::time::sleep(secs(10)).await;
     consumer.interrupt();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.cancelled),
         (StopReason::Handle, 2)
@@ -136,7 +136,7 @@ async fn an_end_goes_back_when_its_consumer_is_stopped_before_all_that_precedes_
     tokio::time::sleep(secs(10)).await;
     consumer.stop();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
         (StopReason::Handle, 1)
@@ -167,7 +167,7 @@ async fn a_consumer_stops_although_an_event_stays_locked() {
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
 
-    let stopping = tokio::time::timeout(secs(10), consumer.wait());
+    let stopping = tokio::time::timeout(secs(10), consumer);
     let counts = stopping.await.expect("it hangs").unwrap().counts;
     assert_eq!((counts.handled, counts.lost), (0, 1));
 }

@@ -65,7 +65,7 @@ async fn a_renewal_without_an_answer_is_asked_again_before_the_lease_is_over() {
 
     for consumer in consumers {
         consumer.stop();
-        assert_eq!(within(consumer.wait()).await.unwrap().counts.lost, 0);
+        assert_eq!(within(consumer).await.unwrap().counts.lost, 0);
     }
 }
 
@@ -94,7 +94,7 @@ async fn what_outstayed_its_lease_before_it_began_is_left_to_its_next_holder() {
     tokio::time::sleep(secs(60)).await;
     assert!(runs.try_recv().is_err(), "handled here as well");
     cut_off.stop();
-    within(cut_off.wait()).await.unwrap();
+    within(cut_off).await.unwrap();
 }
 
 struct Bomb;
@@ -129,7 +129,7 @@ async fn an_event_whose_task_dies_comes_again_and_ends_in_the_dead_letters() {
     );
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
         .without_discovered_handlers()
         .register(handler)
         .named_engine("small", MemoryEngine::with_body_limit(1))
-        .queue_engine(&QueueName::new("mail").unwrap(), "small")
+        .queue_engine(QueueName::new("mail").unwrap(), "small")
         .build(MemoryEngine::new())
         .unwrap();
     app.publish(&Step { n: 0 }).await.unwrap();
@@ -217,7 +217,7 @@ async fn an_event_that_another_engine_refuses_for_good_is_a_dead_letter() {
     tokio::time::sleep(secs(60)).await;
     consumer.stop();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!((report.counts.retried, report.counts.dead_lettered), (0, 1));
     assert_eq!(std::iter::from_fn(|| runs.try_recv().ok()).count(), 1);
 }
@@ -257,7 +257,7 @@ async fn a_consumer_that_could_not_listen_at_its_start_listens_later() {
     );
 
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 /// An application whose events are handled at once, and settled one by one.
@@ -300,7 +300,7 @@ async fn an_event_that_another_session_has_locked_holds_up_no_other() {
     until(&consumer, 20).await;
     consumer.stop();
 
-    let counts = within(consumer.wait()).await.unwrap().counts;
+    let counts = within(consumer).await.unwrap().counts;
     assert_eq!((counts.handled, counts.lost), (20, 0));
 }
 
@@ -339,7 +339,7 @@ async fn a_consumer_that_its_store_refuses_for_a_minute_is_not_live() {
     let health = app.health().await;
     assert!(health.is_live() && health.is_ready(), "{health}");
     consumer.stop();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,7 +81,7 @@ pub(crate) async fn row(engine: &MemoryEngine) -> ScheduleRow {
 
 pub(crate) async fn stop(consumer: ConsumerHandle) {
     consumer.stop();
-    consumer.wait().await.unwrap();
+    consumer.await.unwrap();
 }
 
 /// Lets time pass, and the tasks do what they do about it.
@@ -120,7 +120,7 @@ async fn three_processes_fire_each_tick_once_and_on_time() {
     let mut handled = 0;
     for consumer in consumers {
         consumer.stop();
-        handled += consumer.wait().await.unwrap().counts.handled;
+        handled += consumer.await.unwrap().counts.handled;
     }
     assert_eq!(handled, 10);
 }

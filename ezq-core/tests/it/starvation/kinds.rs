@@ -26,7 +26,7 @@ async fn a_handler_that_has_its_queue_to_itself_gives_nothing_back() {
     }
     app.publish(&End::default()).await.unwrap();
 
-    let counts = within(consumer.wait()).await.unwrap().counts;
+    let counts = within(consumer).await.unwrap().counts;
     assert_eq!((counts.handled, counts.returned), (300, 0));
     all_ran_once(&seen, 300);
 }
@@ -84,7 +84,7 @@ async fn a_batch_handler_with_a_limit_keeps_no_other_from_being_handled() {
     seen.let_go.add_permits(numbers(BACKLOG));
     app.publish(&End::default()).await.unwrap();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(report.counts.handled, u64::from(BACKLOG) + 1);
     all_ran_once(&seen, BACKLOG);
 }
@@ -120,7 +120,7 @@ async fn several_handlers_with_limits_keep_each_other_from_nothing() {
     );
 
     consumer.interrupt();
-    within(consumer.wait()).await.unwrap();
+    within(consumer).await.unwrap();
 }
 
 /// An event with an ordering key, for one of two handlers.
@@ -209,7 +209,7 @@ async fn ordering_keys_keep_their_order_behind_a_backlog() {
     seen.let_go.add_permits(numbers(2 * KEYS));
     app.publish(&End::default()).await.unwrap();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(report.counts.handled, u64::from(5 * KEYS + 10 * FREE));
 
     let ended = ended.lock().unwrap().clone();

@@ -174,7 +174,7 @@ async fn a_backlog_of_a_limited_handler_keeps_no_other_from_being_handled() {
     app.publish(&End::default()).await.unwrap();
     seen.let_go.add_permits(numbers(BACKLOG));
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.reason, report.counts.handled),
         (StopReason::End, u64::from(BACKLOG) + 20)
@@ -238,7 +238,7 @@ async fn what_waits_keeps_its_lease_and_is_bounded() {
     seen.let_go.add_permits(numbers(BACKLOG));
     app.publish(&End::default()).await.unwrap();
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (report.counts.handled, report.counts.lost),
         (u64::from(BACKLOG), 0)
@@ -295,7 +295,7 @@ async fn the_other_handlers_of_an_event_do_not_wait_for_one_with_a_limit() {
 
     seen.let_go.add_permits(8);
     app.publish(&End::default()).await.unwrap();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 9);
+    assert_eq!(within(consumer).await.unwrap().counts.handled, 9);
 }
 
 #[tokio::test(start_paused = true)]

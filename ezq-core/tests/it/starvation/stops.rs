@@ -30,7 +30,7 @@ async fn an_interrupt_behind_a_backlog_waits_until_all_of_it_was_begun() {
     assert_eq!(seen.slow().len(), 1, "the first still runs");
     seen.let_go.add_permits(numbers(STEPS) - 1);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(report.reason, StopReason::Interrupt);
     assert_eq!(
         (report.counts.handled, report.counts.cancelled),
@@ -58,7 +58,7 @@ async fn a_stop_gives_everything_back_that_waits_for_its_turn() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     seen.let_go.add_permits(1);
 
-    let report = within(consumer.wait()).await.unwrap();
+    let report = within(consumer).await.unwrap();
     assert_eq!(
         (
             report.counts.handled,
@@ -96,10 +96,7 @@ async fn an_end_whose_consumer_is_stopped_does_not_count_as_reached() {
     consumer.stop();
     tokio::time::sleep(Duration::from_secs(1)).await;
     seen.let_go.add_permits(1);
-    assert_eq!(
-        within(consumer.wait()).await.unwrap().reason,
-        StopReason::Handle
-    );
+    assert_eq!(within(consumer).await.unwrap().reason, StopReason::Handle);
 
     let stats = app.stats(&QueueName::default()).await.unwrap();
     assert_eq!(stats.ready, 6, "five events, and the End behind them");
@@ -122,7 +119,7 @@ async fn a_crash_costs_what_waits_no_attempt() {
     tokio::time::sleep(2 * app.config().lease).await;
     consumer.stop();
 
-    let counts = within(consumer.wait()).await.unwrap().counts;
+    let counts = within(consumer).await.unwrap().counts;
     assert_eq!(
         (counts.handled, counts.dead_lettered),
         (u64::from(STEPS), 0)
@@ -175,5 +172,5 @@ async fn what_may_kill_its_worker_and_waits_keeps_no_other_such_event_from_runni
 
     seen.let_go.add_permits(7);
     app.publish(&End::default()).await.unwrap();
-    assert_eq!(within(consumer.wait()).await.unwrap().counts.handled, 8);
+    assert_eq!(within(consumer).await.unwrap().counts.handled, 8);
 }
