@@ -16,6 +16,7 @@ use ezq_core::message::{IntoQueueName, Retention};
 use ezq_core::observe::Notice;
 use ezq_core::schedule::Schedule;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgConnection, PgPool};
 
 /// An application whose events are stored by PGMQ.
@@ -134,6 +135,7 @@ enum Database {
     #[default]
     Environment,
     Url(String),
+    Options(Box<PgConnectOptions>),
     Pool(PgPool),
 }
 
@@ -142,12 +144,21 @@ impl fmt::Debug for Database {
         f.write_str(match self {
             Self::Environment => "Environment",
             Self::Url(_) => "Url(..)",
+            Self::Options(_) => "Options(..)",
             Self::Pool(_) => "Pool(..)",
         })
     }
 }
 
 impl EzqBuilder {
+    /// An application for a test, on the test's own database.
+    pub(crate) fn for_test(app: AppBuilder, options: PgConnectOptions) -> Self {
+        Self {
+            app,
+            database: Database::Options(Box::new(options)),
+        }
+    }
+
     /// Connects to this database in place of the environment's.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database = Database::Url(url.into());
@@ -329,6 +340,7 @@ impl EzqBuilder {
         let database = match self.database {
             Database::Pool(pool) => PgmqConfig::pool(pool),
             Database::Url(url) => PgmqConfig::url(&url)?,
+            Database::Options(options) => PgmqConfig::options(*options),
             Database::Environment => PgmqConfig::from_env().await?,
         };
         let engine = PgmqEngine::connect(

@@ -14,6 +14,7 @@ pub mod event;
 mod macros;
 pub mod prelude;
 mod tables;
+pub mod testing;
 
 // Of other crates, what is in the public interface: docs/stability.md lists it.
 pub use ezq_core::{async_trait, chrono, serde_json};
@@ -23,7 +24,7 @@ pub use tokio_util::sync::CancellationToken;
 #[doc(inline)]
 pub use ezq_core::{
     admin, app, codec, config, consumer, engine, error, handler, memory, message, observe, publish,
-    schedule, testing,
+    schedule,
 };
 pub use ezq_pgmq as pgmq;
 
@@ -50,11 +51,12 @@ pub use ezq_core::publish::Publisher;
 pub use ezq_core::schedule::Schedule;
 #[doc(inline)]
 pub use ezq_pgmq::{PublishWithin, Tx};
-pub use macros::{Event, EventSet, on_event, on_schedule};
+pub use macros::{Event, EventSet, on_event, on_schedule, test};
 
 /// What the macros expand to; not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::testing::{parameter, run};
     pub use ezq_core::private::*;
     pub use ezq_macros::{a_handler_is_a_free_function_move_it_out_of_the_impl, beside};
 }
@@ -74,4 +76,5 @@ mod pages {
     page!(django_eventbus, "migrating/django-eventbus.md");
     page!(celery_events, "migrating/celery-events.md");
     page!(production, "production.md");
+    page!(testing, "testing.md");
 }

@@ -108,3 +108,33 @@ pub use ezq_macros::on_event;
 /// ```
 #[doc(inline)]
 pub use ezq_macros::on_schedule;
+
+/// Makes an async function a test with a database of its own.
+///
+/// ```
+/// use ezq::prelude::*;
+/// use ezq::testing::TestDatabase;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// struct OrderPaid { order_id: i64 }
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// struct ReceiptSent { order_id: i64 }
+///
+/// #[on_event]
+/// async fn send_receipt(event: OrderPaid) -> ReceiptSent {
+///     ReceiptSent { order_id: event.order_id }
+/// }
+///
+/// #[ezq::test]
+/// async fn a_payment_sends_a_receipt(db: TestDatabase) -> ezq::Result<()> {
+///     let app = db.app(|app| app.handler::<send_receipt>()).await?;
+///     app.publish(&OrderPaid { order_id: 7 }).await?;
+///     app.drain().await?;
+///     assert_eq!(app.assert_published::<ReceiptSent>().order_id, 7);
+///     Ok(())
+/// }
+/// ```
+#[doc(inline)]
+pub use ezq_macros::test;

@@ -16,6 +16,7 @@ mod event_set;
 mod on_event;
 mod queue_name;
 mod suggest;
+mod test;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
@@ -132,4 +133,28 @@ pub fn beside(given: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn on_schedule(arguments: TokenStream, item: TokenStream) -> TokenStream {
     on_event::expand_scheduled(arguments.into(), item.into()).into()
+}
+
+/// Makes an async function a test with a database of its own.
+///
+/// The database is a copy of a template that has PGMQ. If the test succeeds, it is dropped; if the test
+/// fails, it is kept, and its URL is printed. The server is the one that `EZQ_DATABASE_URL` or
+/// `DATABASE_URL` names; its role needs the right to create databases. Where neither is set, the feature
+/// `embedded` starts a development Postgres, which all tests of a process share.
+///
+/// Each parameter is one of these, all on the test's own database:
+///
+/// | parameter | what it is |
+/// |---|---|
+/// | `TestDatabase` | The database. Its `app` builds an application with the handlers that a test names. |
+/// | `TestEzq` | An application with the handlers found at link time, and with assertions. |
+/// | `Ezq` | The same without assertions, as the program itself would connect. |
+/// | `EzqBuilder` | The builder of such an application. |
+/// | `PgPool` | A pool, for tests without an application. |
+///
+/// The function returns nothing or a `Result`. It runs on a runtime of its own with one thread. `#[ignore]`
+/// and `#[should_panic]` work as in any test. With `crate = path` ezq is found elsewhere than at `::ezq`.
+#[proc_macro_attribute]
+pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    test::expand(arguments.into(), item.into()).into()
 }

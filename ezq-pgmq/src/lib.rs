@@ -44,6 +44,8 @@ mod retention;
 mod schema;
 mod settle;
 mod sql;
+#[doc(hidden)]
+pub mod testing;
 mod tx;
 mod wake;
 mod within;

@@ -87,7 +87,7 @@ const CORE: [&str; 23] = [
     "memory", "delivery", "observe", "publish", "schedule", "handler", "config", "private",
     "dispatch", "shared", "admin", "consumer", "app", "testing",
 ];
-const PGMQ: [&str; 20] = [
+const PGMQ: [&str; 21] = [
     "embedded",
     "sql",
     "config",
@@ -108,6 +108,7 @@ const PGMQ: [&str; 20] = [
     "tx",
     "contract",
     "within",
+    "testing",
 ];
 
 /// The folders and modules of its crate that a line names.

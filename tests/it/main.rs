@@ -28,6 +28,7 @@ mod modules;
 mod newcomer;
 mod ordering;
 mod outbox;
+mod own_database;
 mod pages;
 mod partitions;
 mod processes;

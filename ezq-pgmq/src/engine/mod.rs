@@ -53,6 +53,13 @@ impl PgmqEngine {
         self.inner.sweeper.run().await
     }
 
+    /// Archives the messages of every queue that has no retention, for tests that look at what was
+    /// handled.
+    #[doc(hidden)]
+    pub fn archive_all(&self) {
+        self.inner.known.retentions.archive_all();
+    }
+
     /// The pool that publishing uses: the application's, or the engine's own.
     #[must_use]
     pub fn pool(&self) -> &PgPool {

@@ -28,6 +28,7 @@ pub(crate) mod sweep;
 pub(crate) mod trail;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ezq_core::message::{QueueName, Retention};
@@ -48,6 +49,8 @@ const PROBE: &str = "
 
 pub(crate) struct Retentions {
     known: Mutex<HashMap<QueueName, QueueRetention>>,
+    /// Whether a queue without a setting has an archive, as in tests that look at what was handled.
+    archives_all: AtomicBool,
     trail: Schema,
 }
 
@@ -55,6 +58,7 @@ impl Default for Retentions {
     fn default() -> Self {
         Self {
             known: Mutex::default(),
+            archives_all: AtomicBool::new(false),
             trail: Schema::new(Part::Trail),
         }
     }
@@ -68,14 +72,25 @@ struct QueueRetention {
     is_indexed: bool,
 }
 
-impl Retentions {
-    pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
-        let known = QueueRetention {
+impl QueueRetention {
+    fn new(retention: Retention) -> Self {
+        Self {
             retention,
             removal: None,
             is_indexed: false,
-        };
-        self.lock().insert(queue.clone(), known);
+        }
+    }
+}
+
+impl Retentions {
+    /// Archives the messages of every queue that has no setting.
+    pub(crate) fn archive_all(&self) {
+        self.archives_all.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, queue: &QueueName, retention: Retention) {
+        self.lock()
+            .insert(queue.clone(), QueueRetention::new(retention));
     }
 
     /// The queues whose archive or trail has a limit of age.
@@ -167,7 +182,12 @@ impl Retentions {
     }
 
     fn kept(&self, queue: &QueueName) -> Option<QueueRetention> {
-        self.lock()
+        let mut known = self.lock();
+        // Relaxed: it is set before the engine is used.
+        if self.archives_all.load(Ordering::Relaxed) && !known.contains_key(queue) {
+            known.insert(queue.clone(), QueueRetention::new(Retention::ARCHIVE));
+        }
+        known
             .get(queue)
             .copied()
             .filter(|known| known.retention != Retention::Delete)

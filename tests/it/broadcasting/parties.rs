@@ -93,7 +93,10 @@ async fn what_an_application_said_can_be_taken_back() {
         .connect()
         .await
         .unwrap();
-    assert_eq!(newer.subscriptions().unwrap().prune([""; 0]).await.unwrap(), 1);
+    assert_eq!(
+        newer.subscriptions().unwrap().prune([""; 0]).await.unwrap(),
+        1
+    );
     assert!(publishers("order.paid").await.is_empty());
     assert_eq!(publishers("order.created").await, ["mail", "shop"]);
 
