@@ -17,9 +17,10 @@
 //! |---|---|
 //! | the engine itself: each method takes the lock and asks the store | this file |
 //! | what touches several queues at once: publishing, settling, waking | `store.rs` |
-//! | one queue: order, leases, retries, dead letters | `queue.rs` |
+//! | one queue: order, leases, retries | `queue.rs` |
+//! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the optional parts of the contract | `letters.rs`, `schedules.rs`, `broadcasts.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs` |
 
 mod archive;
 mod broadcasts;
