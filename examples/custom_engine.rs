@@ -10,7 +10,7 @@ use ezq::async_trait;
 use ezq::chrono::{DateTime, Utc};
 use ezq::engine::{
     Capabilities, Delivery, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome,
-    QueueStats, Receipt, Settle, SettleOutcome,
+    QueueStats, Receipt, Settle, SettleOutcome, Token,
 };
 use ezq::message::{MessageId, Progress};
 use ezq::prelude::*;
@@ -112,7 +112,7 @@ impl Engine for Shelf {
             message.deliveries += 1;
             message.leased_at = now;
             // The number of deliveries makes each receipt void the earlier ones.
-            let token = [message.deliveries.into(), 0, 0];
+            let token = Token::from_words([message.deliveries.into()]);
             message.receipt = Receipt::new(message.receipt.message_id().clone(), token);
             leased.deliveries.push(message.clone());
             message.due = later(request.ttl);

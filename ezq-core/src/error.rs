@@ -119,6 +119,9 @@ pub enum ErrorKind {
     Transient,
     /// Another worker holds the message.
     LeaseLost,
+    /// The engine did not make the receipt that it was given, or a token is longer than a receipt's may
+    /// be.
+    InvalidReceipt,
     /// The store failed in a way that a retry is not known to help.
     Engine,
 }

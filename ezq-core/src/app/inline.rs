@@ -18,7 +18,7 @@ use crate::delivery::received::Received;
 use crate::dispatch::admission::Admission;
 use crate::dispatch::inline::InlineReport;
 use crate::dispatch::work::Work;
-use crate::engine::{Due, Outgoing, Receipt};
+use crate::engine::{Due, Outgoing, Receipt, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::message::message_id::MessageId;
@@ -139,7 +139,7 @@ impl App {
 
         // A lease that never ends, and a receipt that settles nothing.
         let lease = Arc::new(Lease::new(Instant::now(), Duration::MAX));
-        let receipt = Receipt::new(message_id, [0; 3]);
+        let receipt = Receipt::new(message_id, Token::default());
         let parent = info_span!(
             "ezq.dispatch_inline",
             event_id = envelope.id(),

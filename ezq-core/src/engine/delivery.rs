@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::dedupe::{Dedupe, Original};
+use super::token::Token;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers::Headers;
 use crate::message::message_id::MessageId;
@@ -144,13 +145,13 @@ impl Position {
 /// The right to settle one delivery of a message.
 ///
 /// A receipt is void once the message is settled or delivered again. A lease that ran out does not
-/// void it by itself. The engine checks this by id and token together: they are its fencing token.
-/// Where a store may issue an id again, the id itself tells two messages apart
+/// void it by itself. The engine checks this by id and [`Token`] together: they are its fencing
+/// token. Where a store may issue an id again, the id itself tells two messages apart
 /// ([`MessageId::Dated`]). Outside its engine a receipt is opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     message_id: MessageId,
-    token: [i64; 3],
+    token: Token,
     covers: u32,
 }
 
@@ -163,12 +164,8 @@ impl Hash for Receipt {
 
 impl Receipt {
     /// A receipt with an engine's own token, which must differ between two deliveries of a message.
-    ///
-    /// On PGMQ the id holds the time at which the message was stored, and the token is: `read_ct`,
-    /// with the number of returns above its 32 bits; the oid of the queue's table; the due time in
-    /// microseconds.
     #[must_use]
-    pub fn new(message_id: MessageId, token: [i64; 3]) -> Self {
+    pub fn new(message_id: MessageId, token: Token) -> Self {
         Self {
             message_id,
             token,
@@ -184,8 +181,20 @@ impl Receipt {
 
     /// The engine's own token, as given to [`new`](Self::new).
     #[must_use]
-    pub fn token(&self) -> [i64; 3] {
+    pub fn token(&self) -> Token {
         self.token
+    }
+
+    /// The error for a receipt that an engine of this name did not make: its id or its token is none
+    /// that the engine writes. For implementations of [`Engine::settle`](super::Engine::settle).
+    #[must_use]
+    pub fn foreign_to(&self, engine: &str) -> Error {
+        let text = format!(
+            "the engine `{engine}` did not make this receipt of the message {}: settle a delivery \
+             on the engine that leased it",
+            self.message_id
+        );
+        Error::new(ErrorKind::InvalidReceipt, text)
     }
 
     /// This receipt, for a worker that goes on with a delivery it already had under an earlier
@@ -350,12 +359,12 @@ impl Delivery {
         }
     }
 
-    /// A message before its first delivery: stored now, due at once, with a receipt whose token is all
-    /// zeros. For engines that keep their messages in this form.
+    /// A message before its first delivery: stored now, due at once, with a receipt whose token is
+    /// empty. For engines that keep their messages in this form.
     #[must_use]
     pub fn stored(id: MessageId, message: Outgoing, now: DateTime<Utc>) -> Self {
         let Outgoing { body, headers, .. } = message;
-        let receipt = Receipt::new(id, [0; 3]);
+        let receipt = Receipt::new(id, Token::default());
         Self {
             receipt,
             body,
@@ -372,7 +381,7 @@ impl Delivery {
     #[must_use]
     pub fn returned_at(mut self, due: DateTime<Utc>, progress: &Progress) -> Self {
         self.headers.give_back(progress);
-        let receipt = Receipt::new(self.receipt.message_id, [0; 3]);
+        let receipt = Receipt::new(self.receipt.message_id, Token::default());
         Self {
             receipt,
             due,

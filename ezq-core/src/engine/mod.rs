@@ -31,6 +31,7 @@
 //! |---|---|
 //! | the methods of an engine | this file |
 //! | what an engine takes and hands out | `delivery.rs` |
+//! | what only the engine itself reads of a receipt | `token.rs` |
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
@@ -38,13 +39,18 @@
 //!
 //! # Receipts and marks
 //!
-//! A *receipt* identifies one delivery of a message and fences it. On PGMQ it holds the message's
-//! number, the time at which it was stored, `read_ct`, how often the message was returned, and the
-//! table's oid. Number and time together are the id
+//! A *receipt* identifies one delivery of a message and fences it. It holds the message's id and the
+//! engine's own [`Token`]. On PGMQ the token holds `read_ct`, how often the message was returned,
+//! and the table's oid; the id is the message's number and the time at which it was stored
 //! ([`MessageId::Dated`](crate::message::MessageId)). The number alone is not enough: a fail-over
 //! to a lagging standby, and a crash of an unlogged queue, set the sequence back, so a number may
 //! come to mean another message. Whatever asks by id (cancel, move, redrive, discard) compares
 //! both.
+//!
+//! A receipt that the engine did not make settles nothing. Where the engine sees it by the form of
+//! the id or the token, the settlement fails with
+//! [`ErrorKind::InvalidReceipt`](crate::ErrorKind::InvalidReceipt). Otherwise the receipt is void as
+//! any other. A lease is never renewed by it.
 //!
 //! A *mark* is what one handler did with a message: done, retry or dead, its attempts and its
 //! newest errors. It is a flat key `ezq-h:<name>` in the headers. The store merges marks into the
@@ -73,6 +79,7 @@ pub(crate) mod history;
 pub(crate) mod reader;
 mod schedules;
 mod settle;
+mod token;
 mod unit_of_work;
 
 use std::any::Any;
@@ -94,6 +101,7 @@ pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };
 pub use settle::{ExtendOutcome, Settle, SettleOutcome};
+pub use token::Token;
 pub use unit_of_work::{Finished, UnitOfWork};
 
 use crate::error::{Error, ErrorKind, Result};

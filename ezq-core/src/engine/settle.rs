@@ -79,7 +79,10 @@ pub enum SettleOutcome {
     Done,
     /// Nothing was changed, and the receipt is void: the message was delivered again, or is gone.
     LeaseLost,
-    /// Nothing was changed, and the receipt is still valid: the settlement can be tried again.
+    /// Nothing was changed, and the receipt is as valid as it was. The settlement can be tried again,
+    /// unless the engine did not make the receipt ([`ErrorKind::InvalidReceipt`]).
+    ///
+    /// [`ErrorKind::InvalidReceipt`]: crate::ErrorKind::InvalidReceipt
     Failed {
         /// The receipt, given back.
         receipt: Receipt,
@@ -96,6 +99,6 @@ pub enum ExtendOutcome {
     Extended,
     /// The message is locked at present, perhaps by its handler's own transaction. Try again.
     Busy,
-    /// The message was delivered again, or is gone.
+    /// The message was delivered again, or is gone, or the engine did not make the receipt.
     LeaseLost,
 }

@@ -57,6 +57,9 @@ use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 
+/// The engine's name in logs and errors.
+const NAME: &str = "memory";
+
 /// An engine that keeps its queues in this process.
 ///
 /// A clone shares the queues, like a second client of one server. The engine's clock is the wall
@@ -121,7 +124,7 @@ impl MemoryEngine {
             schedules: true,
             exact_bodies: true,
             max_body,
-            ..Capabilities::new("memory")
+            ..Capabilities::new(NAME)
         };
 
         let shared = Shared {

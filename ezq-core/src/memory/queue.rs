@@ -7,14 +7,16 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::NAME;
 use super::archive::Archived;
 use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;
 use super::keys::Keys;
 use crate::engine::{
     BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, Position, QueueStats,
-    Receipt,
+    Receipt, Token,
 };
+use crate::error::Result;
 use crate::message::headers::Headers;
 use crate::message::message_id::MessageId;
 use crate::message::settlement::Progress;
@@ -22,6 +24,8 @@ use crate::message::settlement::Progress;
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) dedupe: DedupeKeys,
+    /// The number of the engine. It is part of each receipt, so that one of another engine is seen.
+    engine: i64,
     /// Part of each receipt, so that receipts of a dropped queue of this name do not fit.
     generation: i64,
     last_id: i64,
@@ -46,10 +50,18 @@ pub(super) struct Stored {
     open: bool,
 }
 
+/// A delivery that its receipt may still settle.
+pub(super) struct Held {
+    pub(super) id: i64,
+    /// When the message became readable for it.
+    pub(super) due: Micros,
+}
+
 impl Queue {
-    pub(super) fn new(generation: i64) -> Self {
+    pub(super) fn new(engine: i64, generation: i64) -> Self {
         Self {
             dedupe: DedupeKeys::default(),
+            engine,
             generation,
             last_id: 0,
             messages: HashMap::new(),
@@ -246,9 +258,9 @@ impl Queue {
         stored.deliveries = stored.deliveries.saturating_add(1);
 
         // The due time is no part of the fence: a release puts the message back to it.
-        let token = [i64::from(stored.deliveries), self.generation, due];
+        let fence = [self.engine, self.generation, stored.deliveries.into(), due];
         Some(Delivery {
-            receipt: Receipt::new(MessageId::Number(id), token),
+            receipt: Receipt::new(MessageId::Number(id), Token::from_words(fence)),
             body: stored.body.clone(),
             headers: stored.headers.clone(),
             deliveries: stored.deliveries,
@@ -260,21 +272,34 @@ impl Queue {
 
     /// The message that a receipt may still settle. A lease that ended does not void the receipt; only
     /// another delivery or a settlement does.
-    pub(super) fn held(&self, receipt: &Receipt) -> Option<i64> {
-        let id = receipt.message_id().as_number()?;
-        let [deliveries, generation, _] = receipt.token();
-        let stored = self.messages.get(&id)?;
-        let holds = stored.open
-            && generation == self.generation
-            && deliveries == i64::from(stored.deliveries);
-        holds.then_some(id)
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidReceipt`](crate::ErrorKind::InvalidReceipt) if this engine did not make it.
+    pub(super) fn held(&self, receipt: &Receipt) -> Result<Option<Held>> {
+        let fence = receipt.token().words();
+        let (&MessageId::Number(id), Some([engine, generation, deliveries, due])) =
+            (receipt.message_id(), fence)
+        else {
+            return Err(receipt.foreign_to(NAME));
+        };
+        if engine != self.engine {
+            return Err(receipt.foreign_to(NAME));
+        }
+
+        let holds = self.messages.get(&id).is_some_and(|stored| {
+            stored.open
+                && generation == self.generation
+                && deliveries == i64::from(stored.deliveries)
+        });
+        Ok(holds.then_some(Held { id, due }))
     }
 
     pub(super) fn extend(&mut self, receipt: &Receipt, ttl: Duration, now: Micros) -> bool {
-        let Some(id) = self.held(receipt) else {
+        // A receipt of another engine holds no lease here.
+        let Ok(Some(held)) = self.held(receipt) else {
             return false;
         };
-        self.place(id, clock::after(now, ttl));
+        self.place(held.id, clock::after(now, ttl));
         true
     }
 

@@ -4,12 +4,13 @@
 //! are one step here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::clock::{self, Micros};
-use super::queue::Queue;
+use super::queue::{Held, Queue};
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
 use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome};
@@ -17,6 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
+
+/// How many memory engines this process has made.
+static ENGINES: AtomicI64 = AtomicI64::new(0);
 
 /// One message as it was published, whatever has become of it since.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,8 @@ pub struct Published {
 pub(super) struct Store {
     max_body: Option<usize>,
     queues: HashMap<QueueName, Queue>,
+    /// The engine's own number among those of this process.
+    engine: i64,
     /// How many queues were created so far. Each has its number in its receipts: a queue that is
     /// dropped and created again begins with the same message ids.
     generations: i64,
@@ -50,6 +56,7 @@ impl Store {
         Self {
             max_body,
             queues: HashMap::new(),
+            engine: ENGINES.fetch_add(1, Ordering::Relaxed),
             generations: 0,
             retention: HashMap::new(),
             wakeups: HashMap::new(),
@@ -62,8 +69,8 @@ impl Store {
     pub(super) fn ensure_queue(&mut self, queue: &QueueName) {
         if !self.queues.contains_key(queue) {
             self.generations += 1;
-            self.queues
-                .insert(queue.clone(), Queue::new(self.generations));
+            let made = Queue::new(self.engine, self.generations);
+            self.queues.insert(queue.clone(), made);
         }
     }
 
@@ -129,7 +136,7 @@ impl Store {
         settle: Settle,
         now: Micros,
     ) -> Result<bool> {
-        let Some(id) = self.queue(name)?.held(receipt) else {
+        let Some(Held { id, due }) = self.queue(name)?.held(receipt)? else {
             return Ok(false);
         };
         settle
@@ -162,7 +169,6 @@ impl Store {
                 outgoing
             }
             Settle::Release => {
-                let [_, _, due] = receipt.token();
                 queue.give_back(id, due, &Default::default(), receipt.covers());
                 self.wake(name);
                 Vec::new()

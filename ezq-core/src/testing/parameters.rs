@@ -13,7 +13,7 @@ use crate::clock::EngineClock;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
-use crate::engine::Receipt;
+use crate::engine::{Receipt, Token};
 use crate::error::Result;
 use crate::event::Event;
 use crate::event::envelope::Envelope;
@@ -141,7 +141,7 @@ impl ContextBuilder {
         let received = Received {
             envelope: expect(self.envelope),
             queue: expect(self.queue),
-            receipt: Receipt::new(self.message_id, [0; 3]),
+            receipt: Receipt::new(self.message_id, Token::default()),
             headers: self.headers,
             deliveries: self.deliveries.unwrap_or(self.attempt),
             enqueued_at,

@@ -354,11 +354,7 @@ pub(crate) fn delivery(row: &PgRow) -> Result<Delivery, sqlx::Error> {
     let headers = headers::read(row.try_get("headers")?);
     let enqueued_at = receipts::first_stored(&headers).unwrap_or(stored_at);
 
-    let token = [
-        row.try_get("fence")?,
-        row.try_get("rel")?,
-        due.timestamp_micros(),
-    ];
+    let token = receipts::token(row.try_get("fence")?, row.try_get("rel")?, due);
 
     // Another client may store NULL.
     let body = row

@@ -14,6 +14,7 @@ use crate::connection::connector::{Connector, Planning, Session};
 use crate::connection::plans::Plans;
 use crate::connection::pooler;
 use crate::error;
+use crate::message::receipts::ENGINE;
 use crate::publish::group_commit::GroupCommit;
 use crate::publish::store::Store;
 use crate::retention::Retentions;
@@ -126,7 +127,7 @@ impl Inner {
 }
 
 fn capabilities() -> Capabilities {
-    let mut capabilities = Capabilities::new("pgmq");
+    let mut capabilities = Capabilities::new(ENGINE);
     capabilities.durable = true;
     capabilities.delayed = true;
     capabilities.dedupe = true;

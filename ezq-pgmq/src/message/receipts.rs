@@ -6,7 +6,8 @@
 //! tells them apart.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{Death, Receipt};
+use ezq_core::Result;
+use ezq_core::engine::{Death, Receipt, Token};
 use ezq_core::message::MessageId;
 use ezq_core::message::headers::{Headers, REDRIVEN};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -15,14 +16,37 @@ use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use crate::sql;
 
+/// The engine's name in logs and errors.
+pub(crate) const ENGINE: &str = "pgmq";
+
 /// The key of a receipt: message number, counters, table, and when the message was stored.
 pub(crate) type Key = (i64, i64, i64, DateTime<Utc>);
 
-/// The key of a receipt; `None` if another engine gave it.
+/// The token of a delivery: the counters of its row as [`fence`] has them, the oid of the queue's
+/// table, and when the message became due. The due time is no part of the key: a release puts the
+/// message back to it.
+pub(crate) fn token(fence: i64, rel: i64, due: DateTime<Utc>) -> Token {
+    Token::from_words([fence, rel, due.timestamp_micros()])
+}
+
+/// The key of a receipt, and when its message became due.
+///
+/// # Errors
+/// [`InvalidReceipt`](ezq_core::ErrorKind::InvalidReceipt) if another engine made it.
+pub(crate) fn read(receipt: &Receipt) -> Result<(Key, DateTime<Utc>)> {
+    parts(receipt).ok_or_else(|| receipt.foreign_to(ENGINE))
+}
+
+/// The key of a receipt; `None` if another engine made it.
 pub(crate) fn key(receipt: &Receipt) -> Option<Key> {
-    let [fence, rel, _due_us] = receipt.token();
+    parts(receipt).map(|(key, _due)| key)
+}
+
+fn parts(receipt: &Receipt) -> Option<(Key, DateTime<Utc>)> {
+    let [fence, rel, due_us] = receipt.token().words()?;
     let id = receipt.message_id();
-    Some((id.as_number()?, fence, rel, id.stored_at()?))
+    let key = (id.as_number()?, fence, rel, id.stored_at()?);
+    Some((key, DateTime::from_timestamp_micros(due_us)?))
 }
 
 /// Keys column by column, in the order of the parameters of [`RECEIPTS`].

@@ -41,10 +41,9 @@ impl Settlement {
         settle: Settle,
         encoding: Encoding,
     ) -> Result<Self, (Receipt, Error)> {
-        let [_fence, _rel, due_us] = receipt.token();
-        let Some(key) = receipts::key(&receipt) else {
-            let error = Error::new(ErrorKind::Engine, "the receipt is of another engine");
-            return Err((receipt, error));
+        let (key, due) = match receipts::read(&receipt) {
+            Ok(parts) => parts,
+            Err(error) => return Err((receipt, error)),
         };
 
         let (kind, outgoing) = match settle {
@@ -72,7 +71,7 @@ impl Settlement {
             Settle::Release => {
                 let kind = Kind::Return {
                     after_us: None,
-                    due: DateTime::from_timestamp_micros(due_us),
+                    due: Some(due),
                     marks: "{}".to_owned(),
                 };
                 (kind, Vec::new())

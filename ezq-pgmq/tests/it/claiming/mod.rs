@@ -45,7 +45,7 @@ async fn fills_in_every_field_of_a_delivery() {
     assert_eq!(first.deliveries, 1);
     assert!(first.due <= first.leased_at && first.enqueued_at <= first.leased_at);
 
-    let [_, rel, due] = first.receipt.token();
+    let [_fence, rel, due] = first.receipt.token().words().unwrap();
     assert_eq!(due, first.due.timestamp_micros());
     assert_eq!(
         first.receipt.message_id().stored_at(),
