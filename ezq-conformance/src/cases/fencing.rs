@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use ezq_core::engine::{Delivery, ExtendOutcome, Receipt, Settle, SettleOutcome};
-use ezq_core::message::{HandlerState, Progress};
+use ezq_core::ErrorKind;
+use ezq_core::engine::{Delivery, ExtendOutcome, Receipt, Settle, SettleOutcome, Token};
+use ezq_core::message::{HandlerState, MessageId, Progress};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};
-use crate::stage::{HOLD, SHORT, Stage, ack, numbers, only, reason, retry};
+use crate::stage::{HOLD, SHORT, Stage, ack, bury, numbers, only, reason, retry};
 
 cases![
     a_stale_ack_changes_nothing,
@@ -22,6 +23,7 @@ cases![
     a_receipt_is_void_after_its_release,
     a_purge_voids_receipts,
     a_receipt_is_void_for_a_message_that_got_its_id,
+    a_receipt_that_the_engine_did_not_make_settles_nothing,
 ];
 
 /// A receipt whose lease ran out, and the delivery that another worker has now.
@@ -305,5 +307,63 @@ async fn a_purge_voids_receipts(stage: &Stage<'_>) -> CaseResult {
         [4],
         "the queue after its purge"
     );
+    Ok(())
+}
+
+/// An application with several engines may mix up their receipts. Some engines see that by the form
+/// of the id or the token; to others such a receipt is void.
+async fn a_receipt_that_the_engine_did_not_make_settles_nothing(stage: &Stage<'_>) -> CaseResult {
+    let delivery = stage.fresh(HOLD).await?;
+    let own = delivery.receipt.clone();
+    let id = own.message_id();
+
+    let tokens = [
+        Token::default(),
+        Token::from_words([-1]),
+        Token::from_words([-1; 3]),
+        Token::from_words([-1; 4]),
+        Token::from_bytes(b"of another engine")?,
+    ];
+    let ids = [
+        MessageId::Text("of another engine".into()),
+        MessageId::Pending,
+    ];
+    let by_token = tokens.map(|token| Receipt::new(id.clone(), token));
+    let by_id = ids.map(|id| Receipt::new(id, own.token()));
+    let foreign: Vec<Receipt> = by_token.into_iter().chain(by_id).collect();
+
+    for settle in [ack(), retry(Duration::ZERO), bury(), Settle::Release] {
+        let mixed = foreign
+            .iter()
+            .map(|receipt| (receipt.clone(), settle.clone()));
+        for outcome in stage.settle(mixed.collect()).await? {
+            let is_refused = match &outcome {
+                SettleOutcome::LeaseLost => true,
+                SettleOutcome::Failed { error, .. } => error.kind() == ErrorKind::InvalidReceipt,
+                _ => false,
+            };
+            check!(
+                is_refused,
+                "a receipt of another engine answered {outcome:?}"
+            );
+        }
+    }
+
+    let outcomes = stage.extend(&foreign).await?;
+    let none = vec![ExtendOutcome::LeaseLost; foreign.len()];
+    check_eq!(outcomes, none, "outcomes");
+
+    // In one batch with a good one, which they do not harm.
+    let mut batch: Vec<_> = foreign
+        .into_iter()
+        .map(|receipt| (receipt, ack()))
+        .collect();
+    batch.push((own, ack()));
+    let mut outcomes = stage.settle(batch).await?;
+    let last = outcomes.pop();
+    let is_done = matches!(last, Some(SettleOutcome::Done));
+    check!(is_done, "a receipt that holds answered {last:?}");
+    stage.is_empty().await?;
+    check_eq!(stage.stats().await?.dead, 0, "dead letters");
     Ok(())
 }

@@ -141,6 +141,7 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
             "a_stale_release_changes_nothing",
             "a_stale_extension_changes_nothing",
             "a_batch_with_a_stale_receipt_settles_the_rest",
+            "a_receipt_that_the_engine_did_not_make_settles_nothing",
         ],
     ),
     (

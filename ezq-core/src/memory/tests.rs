@@ -245,3 +245,37 @@ async fn a_dropped_queue_takes_its_keys_along_and_an_ended_one_is_forgotten() {
         "{store}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_of_another_engine_is_refused_by_its_kind() {
+    let (engine, queue) = engine().await;
+    publish(&engine, &queue, Due::Now).await;
+    let own = lease(&engine, &queue, MINUTE).await.deliveries.remove(0);
+
+    // The same queue, message and delivery, on a second engine.
+    let (other, _) = self::engine().await;
+    publish(&other, &queue, Due::Now).await;
+    let theirs = lease(&other, &queue, MINUTE).await.deliveries.remove(0);
+    let id = MessageId::Dated {
+        number: 1,
+        stored_at: engine.now(),
+    };
+    let dated = Receipt::new(id, own.receipt.token());
+
+    for foreign in [theirs.receipt, dated] {
+        let settlement = (foreign.clone(), Settle::Release);
+        let outcomes = engine.settle(&queue, vec![settlement]).await.unwrap();
+        let [SettleOutcome::Failed { receipt, error }] = outcomes.as_slice() else {
+            panic!("{outcomes:?}");
+        };
+        assert_eq!(error.kind(), ErrorKind::InvalidReceipt);
+        assert_eq!(receipt, &foreign);
+
+        let extended = engine.extend(&queue, &[foreign], MINUTE).await.unwrap();
+        assert_eq!(extended, [ExtendOutcome::LeaseLost]);
+    }
+
+    let settlement = (own.receipt, Settle::Release);
+    let outcomes = engine.settle(&queue, vec![settlement]).await.unwrap();
+    assert!(matches!(outcomes.as_slice(), [SettleOutcome::Done]));
+}

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ezq_core::Result;
 use ezq_core::engine::Finished;
+use ezq_core::message::Progress;
 use serde_json::Value;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
@@ -16,13 +17,29 @@ use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::retention::removal::Removal;
 use crate::sql;
 
+/// One delivery that a transaction settles, under the key of its receipt.
+pub(super) struct Fenced {
+    key: Key,
+    mark: Option<Progress>,
+}
+
+impl Fenced {
+    /// # Errors
+    /// [`InvalidReceipt`](ezq_core::ErrorKind::InvalidReceipt) if another engine made the receipt.
+    pub(super) fn new(finished: Finished) -> Result<Self> {
+        let (key, _due) = receipts::read(&finished.receipt)?;
+        let mark = finished.mark;
+        Ok(Self { key, mark })
+    }
+}
+
 impl TxContext {
     /// Merges marks into messages and acknowledges others, if every receipt still holds. Messages
     /// that were claimed inside the transaction need neither.
     pub(super) async fn fence(
         &self,
         connection: &mut PgConnection,
-        finished: &[Finished],
+        finished: &[Fenced],
         removal: Removal,
     ) -> Result<bool, sqlx::Error> {
         let (marked, acknowledged): (Vec<_>, Vec<_>) =
@@ -71,7 +88,7 @@ impl TxContext {
     async fn delete(
         &self,
         connection: &mut PgConnection,
-        one: &Finished,
+        one: &Fenced,
     ) -> Result<u64, sqlx::Error> {
         let statement = format!(
             "/* plan {} */ DELETE FROM {} q WHERE q.msg_id = $1 AND {}
@@ -81,10 +98,7 @@ impl TxContext {
             receipts::carries("q", "$2", "$3", "$4")
         );
 
-        let Some((id, fence, rel, at)) = receipts::key(&one.receipt) else {
-            return Ok(0);
-        };
-
+        let (id, fence, rel, at) = one.key;
         let query = sqlx::query(AssertSqlSafe(statement))
             .bind(id)
             .bind(fence)
@@ -95,16 +109,15 @@ impl TxContext {
 
     /// Whether every receipt still holds after the roll-back. A row that is locked counts as
     /// another worker's.
-    pub(super) async fn is_held(&self, finished: &[Finished]) -> Result<bool> {
+    pub(super) async fn is_held(&self, finished: &[Fenced]) -> Result<bool> {
         let table = sql::table(&self.queue);
         let locked = receipts::locked(&table, "", RECEIPTS, " SKIP LOCKED");
         let plan = self.engine.plans().number();
         let statement = format!("/* plan {plan} */ SELECT pg_catalog.count(*) FROM ({locked}) l");
-        let finished: Vec<&Finished> = finished.iter().collect();
-
         let asked = async {
             let mut connection = self.engine.pool_leases().acquire().await?;
-            let query = receipts::with_keys(statement, keys(&finished));
+            let keys = finished.iter().map(|one| one.key);
+            let query = receipts::with_keys(statement, keys);
             let row = query.fetch_one(&mut *connection).await;
             connection.end(row)?.try_get::<i64, _>(0)
         };
@@ -118,20 +131,14 @@ impl TxContext {
     fn with_receipts<'q>(
         &self,
         statement: String,
-        finished: &[&Finished],
+        finished: &[&Fenced],
     ) -> Query<'q, Postgres, PgArguments> {
-        receipts::with_keys(statement, keys(finished)).bind(self.name.clone())
+        let keys = finished.iter().map(|one| one.key);
+        receipts::with_keys(statement, keys).bind(self.name.clone())
     }
 }
 
 /// A table expression that is empty if the transaction is not the one that was begun.
 fn in_unit(from: &str) -> String {
     format!("{from} WHERE pg_catalog.current_setting('ezq.unit', true) = $5")
-}
-
-/// The keys of the receipts. One of another engine has no key, and holds nothing.
-fn keys(finished: &[&Finished]) -> impl Iterator<Item = Key> {
-    finished
-        .iter()
-        .filter_map(|one| receipts::key(&one.receipt))
 }

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::faults::{self, NOT_CURRENT, Stage};
+use super::fence::Fenced;
 use crate::connection::dedicated::limit;
 use crate::connection::pool::{PoolLease, Waiter};
 use crate::engine::PgmqEngine;
@@ -154,7 +155,10 @@ impl UnitOfWork for PgUnit {
         let ending = Ending {
             removal: engine.removal_of(&context.queue).await?,
             events: context.rows(outgoing)?,
-            finished,
+            finished: finished
+                .into_iter()
+                .map(Fenced::new)
+                .collect::<Result<_>>()?,
             broadcasts,
         };
 
@@ -199,7 +203,7 @@ impl UnitOfWork for PgUnit {
 
 /// What ends a transaction: all that is still to be written in it.
 struct Ending {
-    finished: Vec<Finished>,
+    finished: Vec<Fenced>,
     removal: Removal,
     /// Events by queue.
     events: Vec<publish::QueueRows>,
@@ -272,7 +276,7 @@ impl TxContext {
     }
 
     /// Rolls back, and finds why the fence did not hold: only a lost lease is no fault of the handler.
-    async fn why_not_held(&self, mut open: Open, finished: &[Finished]) -> Result<SettleOutcome> {
+    async fn why_not_held(&self, mut open: Open, finished: &[Fenced]) -> Result<SettleOutcome> {
         let stands = self.is_current(&mut open.connection).await;
         self.roll_back(open).await;
         if !stands? {

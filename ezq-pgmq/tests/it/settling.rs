@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use ezq_core::ErrorKind;
-use ezq_core::engine::{Engine, ExtendOutcome, Settle, SettleOutcome};
+use ezq_core::engine::{
+    Engine, ExtendOutcome, Finished, LeaseRequest, Receipt, Settle, SettleOutcome, Token,
+};
+use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{HandlerMark, HandlerName, HandlerState, Progress};
 use sqlx::Connection as _;
 
@@ -63,6 +66,50 @@ async fn refuses_every_settlement_of_a_message_handed_out_again() {
 
     let stats = engine.stats(&queue).await.unwrap();
     assert_eq!(stats, ezq_core::engine::QueueStats::default());
+}
+
+#[tokio::test]
+async fn refuses_receipts_of_another_engine_by_their_kind() {
+    let (engine, queue) = engine_and_queue().await;
+    publish(&engine, &queue, &["1"]).await;
+    let own = lease_one(&engine, &queue).await.receipt;
+
+    let other = MemoryEngine::new();
+    other.ensure_queue(&queue).await.unwrap();
+    other.publish(vec![message(&queue, "1")]).await.unwrap();
+    let request = LeaseRequest::new(queue.clone(), 1, TTL);
+    let theirs = other.lease(request).await.unwrap().deliveries.remove(0);
+    let no_token = Receipt::new(own.message_id().clone(), Token::default());
+
+    for foreign in [theirs.receipt, no_token] {
+        let settles = [ack(), retry(Duration::ZERO), dead(), Settle::Release];
+        let batch = settles.map(|settle| (foreign.clone(), settle));
+        for outcome in engine.settle(&queue, batch.into()).await.unwrap() {
+            let SettleOutcome::Failed { receipt, error } = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert_eq!(error.kind(), ErrorKind::InvalidReceipt);
+            assert_eq!(receipt, foreign);
+        }
+
+        let both = [foreign.clone(), own.clone()];
+        let extended = engine.extend(&queue, &both, TTL).await.unwrap();
+        assert_eq!(
+            extended,
+            [ExtendOutcome::LeaseLost, ExtendOutcome::Extended]
+        );
+
+        // Nothing of a transaction is stored that would settle by it, not even its event.
+        let unit = engine.begin(&queue, None).await.unwrap();
+        let finished = [own.clone(), foreign].map(Finished::new).into();
+        let error = unit.finish(finished, vec![message(&queue, "2")]).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidReceipt);
+    }
+
+    let stats = engine.stats(&queue).await.unwrap();
+    assert_eq!((stats.ready, stats.in_progress, stats.dead), (0, 1, 0));
+    let outcomes = engine.settle(&queue, vec![(own, ack())]).await.unwrap();
+    assert!(matches!(outcomes[..], [SettleOutcome::Done]));
 }
 
 #[tokio::test]
