@@ -95,9 +95,8 @@ async fn main() -> Result<()> {
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let (Some(mut to), Some(from)) = (python.stdin.take(), python.stdout.take()) else {
-        return Err("python3 has no pipes".into());
-    };
+    let mut to = python.stdin.take().ok_or("python3 has no input pipe")?;
+    let from = python.stdout.take().ok_or("python3 has no output pipe")?;
 
     let mut lines = BufReader::new(from).lines();
     // The first line tells that it has sent its events. After an error it prints the reason and no line.

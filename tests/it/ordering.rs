@@ -182,10 +182,8 @@ async fn events_of_a_key_keep_their_order_whatever_fails_and_whoever_is_killed()
         )
     };
 
-    let (same, others): (i64, i64) = (
-        scalar(&mut own, &overlaps("=")).await,
-        scalar(&mut own, &overlaps("<>")).await,
-    );
+    let same: i64 = scalar(&mut own, &overlaps("=")).await;
+    let others: i64 = scalar(&mut own, &overlaps("<>")).await;
     assert_eq!(same, 0, "seed {seed}: two events of one key at once");
     assert!(others > 100, "keys did not run beside each other: {others}");
     run(&mut own, &format!("DROP TABLE moves_{queue}")).await;

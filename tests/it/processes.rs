@@ -128,17 +128,15 @@ async fn a_second_signal_interrupts_the_running_handler() {
     assert!(report.ends_with("0 handled, 0 retried, 0 dead-lettered, 1 cancelled, 1 returned"));
     assert_eq!(child.end().await.code(), Some(0));
 
-    let (all, due): (i64, i64) = (
-        scene
-            .ask(&format!("count(*) FROM pgmq.q_{}", scene.queue))
-            .await,
-        scene
-            .ask(&format!(
-                "count(*) FROM pgmq.q_{} WHERE vt <= now()",
-                scene.queue
-            ))
-            .await,
-    );
+    let all: i64 = scene
+        .ask(&format!("count(*) FROM pgmq.q_{}", scene.queue))
+        .await;
+    let due: i64 = scene
+        .ask(&format!(
+            "count(*) FROM pgmq.q_{} WHERE vt <= now()",
+            scene.queue
+        ))
+        .await;
     assert_eq!((all, due), (2, 2));
 }
 

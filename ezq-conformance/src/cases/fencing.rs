@@ -26,12 +26,22 @@ cases![
     a_receipt_that_the_engine_did_not_make_settles_nothing,
 ];
 
-/// A receipt whose lease ran out, and the delivery that another worker has now.
-async fn taken_over(stage: &Stage<'_>) -> Result<(Receipt, Delivery), CaseError> {
+/// A message whose lease ran out, and which another worker has now.
+struct TakenOver {
+    /// The first worker's receipt.
+    stale: Receipt,
+    current: Delivery,
+}
+
+async fn taken_over(stage: &Stage<'_>) -> Result<TakenOver, CaseError> {
     let first = stage.fresh(SHORT).await?;
     stage.pass(SHORT).await;
     let second = only(stage.lease_second(10, HOLD).await?)?;
-    Ok((first.receipt, second))
+
+    Ok(TakenOver {
+        stale: first.receipt,
+        current: second,
+    })
 }
 
 /// Checks that the second worker's lease stands as if nobody had used the stale receipt.
@@ -66,14 +76,14 @@ fn stray() -> Progress {
 }
 
 async fn a_stale_ack_changes_nothing(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     let outgoing = vec![stage.outgoing(1)];
     stage.lost(&stale, Settle::Ack { outgoing }).await?;
     unchanged(stage, current).await
 }
 
 async fn a_stale_retry_changes_nothing(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     let outgoing = vec![stage.outgoing(1)];
     let retry = Settle::Retry {
         after: Duration::ZERO,
@@ -85,7 +95,7 @@ async fn a_stale_retry_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn a_stale_dead_letter_changes_nothing(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     let outgoing = vec![stage.outgoing(1)];
     let bury = Settle::DeadLetter {
         reason: reason(),
@@ -97,13 +107,13 @@ async fn a_stale_dead_letter_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn a_stale_release_changes_nothing(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     stage.lost(&stale, Settle::Release).await?;
     unchanged(stage, current).await
 }
 
 async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     let stale = [stale];
     let outcomes = stage
         .engine
@@ -117,7 +127,7 @@ async fn a_stale_extension_changes_nothing(stage: &Stage<'_>) -> CaseResult {
 
 /// Consumers settle in batches. One lost lease must not cost the others their work.
 async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> CaseResult {
-    let (stale, current) = taken_over(stage).await?;
+    let TakenOver { stale, current } = taken_over(stage).await?;
     stage.publish_numbers(&[2, 3]).await?;
 
     let mut receipts: Vec<_> = stage

@@ -84,7 +84,8 @@ pub(super) async fn run(
         traceparent = received.traceparent(),
     );
 
-    let invoke = || async {
+    let cut_off = cancelled.cancelled();
+    let called = guarded(&handler.name, timeout, cut_off, || async {
         let first_poll = handler.quickness.measure();
         let mut called = function(call);
         let mut begins = Some((first_poll, start));
@@ -97,8 +98,7 @@ pub(super) async fn run(
             polled
         })
         .await
-    };
-    let called = guarded(&handler.name, invoke, timeout, cancelled.cancelled());
+    });
     let outcome = match called.instrument(span).await {
         Ok(None) => RunOutcome::Cancelled,
         Ok(Some(drafts)) => {
@@ -117,9 +117,9 @@ pub(super) async fn run(
 /// dropped because of that.
 pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     handler: &HandlerName,
-    invoke: impl FnOnce() -> F,
     timeout: Option<Duration>,
     cancelled: impl Future<Output = ()>,
+    invoke: impl FnOnce() -> F,
 ) -> Result<Option<T>, Failure> {
     let mut is_cancelled = false;
     // All of it is the user's code: the call, the drop of what is cut off, an error's text.

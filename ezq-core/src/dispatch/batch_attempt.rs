@@ -125,15 +125,14 @@ async fn call(
     };
     let span = span(runner, members);
 
-    let invoke = || async {
+    let cancelled = cancelled(members, transaction.is_some());
+    let called = guarded(&runner.handler.name, runner.timeout, cancelled, || async {
         let mut called = (runner.invoke)(BatchCall { call, contexts });
         let BatchResults { shared, each } = guard_start(starts, Pin::new(&mut called)).await?;
         // An error's text is the user's code, so it is written here, where a panic is caught.
         let each = each.into_iter().map(|result| result.map_err(failure));
         Ok((shared, each.collect::<Vec<_>>()))
-    };
-    let cancelled = cancelled(members, transaction.is_some());
-    let called = guarded(&runner.handler.name, invoke, runner.timeout, cancelled);
+    });
 
     match called.instrument(span).await {
         Ok(Some((shared, each))) => messages(runner, members, shared, each),

@@ -53,9 +53,12 @@ impl Dispatcher {
         if ordinary.next().is_some() {
             return None;
         }
-        let (Invoke::Batch(invoke), 1) = (&handler.invoke, handler.transactions) else {
+        let Invoke::Batch(invoke) = &handler.invoke else {
             return None;
         };
+        if handler.transactions != 1 {
+            return None;
+        }
 
         let size = self.batches.get(&handler.name)?.size;
         Some((self.batch_runner(handler, invoke), size))

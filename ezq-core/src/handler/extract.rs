@@ -162,8 +162,8 @@ impl<T: Clone + Send + Sync + 'static> Extract for State<T> {
     }
 
     async fn extract(call: &Call) -> Result<Self, HandlerError> {
-        let missing = || HandlerError::fatal(missing::<T>(call.states()));
-        call.state().map(Self).ok_or_else(missing)
+        let state = call.state().map(Self);
+        state.ok_or_else(|| HandlerError::fatal(missing::<T>(call.states())))
     }
 }
 

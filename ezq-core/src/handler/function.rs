@@ -7,7 +7,7 @@
 use std::future::Future;
 
 use crate::error::Result;
-use crate::handler::batch::{BatchCall, BatchFuture, BatchOutput, FromBatch};
+use crate::handler::batch::{BatchFuture, BatchOutput, FromBatch};
 use crate::handler::context::Call;
 use crate::handler::extract::Extract;
 use crate::handler::outcome::{HandlerError, HandlerOutput};
@@ -35,15 +35,15 @@ impl Handler {
         F::Output: HandlerOutput,
         F::Future: Send,
     {
-        let invoke = move |call: Call| -> HandlerFuture {
+        let subscription = F::Event::subscription();
+        let handler = Self::new(name, subscription, move |call| -> HandlerFuture {
             let function = function.clone();
             Box::pin(async move {
                 let event = F::Event::from_event(call.context.received())?;
                 let extractors = F::Extractors::extract(&call).await?;
                 function.call(event, extractors).await.into_drafts()
             })
-        };
-        let handler = Self::new(name, F::Event::subscription(), invoke);
+        });
         F::Extractors::required_by(handler.returning(F::Output::returned_types()))
     }
 
@@ -66,7 +66,8 @@ impl Handler {
         F::Output: BatchOutput,
         F::Future: Send,
     {
-        let invoke = move |call: BatchCall| -> BatchFuture {
+        let subscription = F::Event::subscription();
+        let handler = Self::batch(name, subscription, move |call| -> BatchFuture {
             let function = function.clone();
             Box::pin(async move {
                 let (batch, unread) = F::Event::read(&call);
@@ -77,8 +78,7 @@ impl Handler {
                 let extractors = F::Extractors::extract(call.call()).await?;
                 unread.results(function.call(batch, extractors).await)
             })
-        };
-        let handler = Self::batch(name, F::Event::subscription(), invoke);
+        });
         F::Extractors::required_by(handler.returning(F::Output::returned_types()))
     }
 }

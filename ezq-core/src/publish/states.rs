@@ -83,8 +83,8 @@ impl States {
 
     /// The type of which a missing state should have been made, if there is one.
     pub(crate) fn unmade_of<T: 'static>(&self) -> Option<&'static str> {
-        let outer = || self.outer.as_ref()?.unmade_of::<T>();
-        self.unmade.get(&TypeId::of::<T>()).copied().or_else(outer)
+        let own = self.unmade.get(&TypeId::of::<T>()).copied();
+        own.or_else(|| self.outer.as_ref()?.unmade_of::<T>())
     }
 
     fn get<T: 'static>(&self) -> Option<&T> {

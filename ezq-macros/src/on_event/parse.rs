@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use syn::{
     Attribute, Error, Result, Visibility,
-    parse::{ParseStream, Parser as _},
+    parse::{ParseStream, Parser},
 };
 
 /// A function. Its body stays unread, since the macro copies the item as it is.
@@ -15,8 +15,7 @@ pub(super) struct Function {
 
 /// Reads a function. Any other item is an error with the text `teach`.
 pub(super) fn function(item: &TokenStream, teach: &str) -> Result<Function> {
-    let parser = |input: ParseStream<'_>| parse(input, teach);
-    parser.parse2(item.clone())
+    Parser::parse2(|input: ParseStream<'_>| parse(input, teach), item.clone())
 }
 
 fn parse(input: ParseStream<'_>, teach: &str) -> Result<Function> {

@@ -30,10 +30,10 @@ impl PgmqEngine {
             // Two claims that ran at once may each have missed the other's message.
             let contested = self.contested(queue, &claimed).await?;
             if !contested.is_empty() {
-                let is_contested =
-                    |one: &mut Claimed| one.key.is_some_and(|key| contested.contains(&key));
                 let back: Vec<(Receipt, Settle)> = claimed
-                    .extract_if(.., is_contested)
+                    .extract_if(.., |one| {
+                        one.key.is_some_and(|key| contested.contains(&key))
+                    })
                     .map(|one| (one.delivery.receipt, Settle::Release))
                     .collect();
                 tracing::debug!(%queue, count = back.len(), "released messages whose keys another worker holds");

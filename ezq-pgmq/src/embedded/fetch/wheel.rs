@@ -4,6 +4,7 @@
 //! needed. For a newer version, copy the new lines from the index's JSON description of the release,
 //! and run `.ci/walk`.
 
+use std::env::consts::{ARCH, OS};
 use std::path::Path;
 
 use ezq_core::Result;
@@ -84,8 +85,7 @@ pub(super) struct Wheel {
 impl Wheel {
     /// The archive for this platform; `None` if the release has none.
     pub(super) fn for_this_platform() -> Result<Option<Self>> {
-        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-        let pin = PINS.iter().find(|pin| pin.os == os && pin.arch == arch);
+        let pin = PINS.iter().find(|pin| pin.os == OS && pin.arch == ARCH);
         let Some(pin) = pin.filter(|pin| Path::new(pin.loader).exists()) else {
             return Ok(None);
         };
