@@ -13,7 +13,7 @@ pub use crate::event::envelope::Envelope;
 pub use crate::event::tick::Tick;
 pub use crate::event::{Event, EventDescriptor};
 pub use crate::handler::batch::{BatchCall, BatchFuture};
-pub use crate::handler::context::Call;
+pub use crate::handler::call::Call;
 pub use crate::handler::definition::HandlerDefinition;
 pub use crate::handler::extract::Extract;
 pub use crate::handler::outcome::{HandlerError, HandlerOutput};

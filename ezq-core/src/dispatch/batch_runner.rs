@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::dispatch::dispatcher::Dispatcher;
-use crate::handler::batch::InvokeBatch;
-use crate::handler::{Handler, Invoke};
+use crate::handler::Handler;
+use crate::handler::invoke::{Invoke, InvokeBatch};
 use crate::message::queue_name::QueueName;
 use crate::publish::services::Services;
 

@@ -20,9 +20,9 @@ use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};
-use crate::handler::batch::InvokeBatch;
+use crate::handler::Handler;
+use crate::handler::invoke::{Invoke, InvokeBatch};
 use crate::handler::outcome::HandlerErrorKind;
-use crate::handler::{Handler, Invoke};
 use crate::message::settlement::{HandlerMark, HandlerName, Progress};
 
 /// Tells what each handler did with an event that was dispatched inline.

@@ -10,7 +10,8 @@ use crate::event::attributes::check_type;
 use crate::event::envelope::Envelope;
 use crate::event::pattern::Pattern;
 use crate::event::{EventDescriptor, is_control};
-use crate::handler::{Handler, HandlerOptions, Invoke, Subscription};
+use crate::handler::invoke::Invoke;
+use crate::handler::{Handler, HandlerOptions, Subscription};
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::HandlerName;
 

@@ -19,7 +19,8 @@ use crate::dispatch::place::Place;
 use crate::dispatch::run_outcome::RunOutcome;
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, Settle};
-use crate::handler::{Handler, Invoke};
+use crate::handler::Handler;
+use crate::handler::invoke::Invoke;
 use crate::logging::warn;
 use crate::message::settlement::{HandlerMark, Progress};
 

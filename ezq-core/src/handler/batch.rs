@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::event::EventDescriptor;
-use crate::handler::context::{Call, Context};
+use crate::handler::call::Call;
+use crate::handler::context::Context;
+use crate::handler::input::{FromEvent, Subscription};
 use crate::handler::outcome::{Emit, HandlerError};
-use crate::handler::{FromEvent, Subscription};
 use crate::publish::draft::Draft;
 
 /// Several events for one run of a handler, in the order of the queue.
@@ -309,9 +309,6 @@ impl<E: FromEvent> FromBatch for Batch<E> {
         self.items.is_empty()
     }
 }
-
-/// The function that runs a batch handler.
-pub(crate) type InvokeBatch = Arc<dyn Fn(BatchCall) -> BatchFuture + Send + Sync>;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! What one run of a handler may know of its delivery, and what its extractors draw from.
+//! What a handler may know of its delivery and of its run.
 
 use std::sync::Arc;
 
@@ -8,17 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
-use crate::engine::UnitOfWork;
 use crate::event::envelope::Envelope;
-use crate::handler::additions::Additions;
 use crate::message::headers::Headers;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::HandlerName;
-use crate::publish::publisher::Publisher;
-use crate::publish::services::Services;
-use crate::publish::states::States;
-use crate::publish::transaction::Transaction;
 
 /// Tells a handler about its delivery: ids, attempt, deadline, cancellation.
 ///
@@ -123,60 +117,5 @@ impl Context {
     #[must_use]
     pub fn cancellation(&self) -> CancellationToken {
         self.received().lease.cancel().child_token()
-    }
-}
-
-/// One run of a handler, from which [extractors](crate::handler::Extract) draw, and which
-/// [layers](crate::handler::Layer) pass on.
-#[derive(Debug, Clone)]
-pub struct Call {
-    pub(crate) context: Context,
-    pub(crate) services: Arc<Services>,
-    pub(crate) transaction: Option<Arc<Transaction>>,
-    /// The run handles one event, which is the cause of what the handler publishes.
-    pub(crate) is_single: bool,
-    /// What modules and layers added; most runs have none.
-    pub(crate) additions: Option<Box<Additions>>,
-}
-
-impl Call {
-    /// The context of the run; for a batch, that of its first event.
-    #[must_use]
-    pub fn context(&self) -> &Context {
-        &self.context
-    }
-
-    /// A publisher whose events name the handled one as their cause. For a batch they name no cause.
-    #[must_use]
-    pub fn publisher(&self) -> Publisher {
-        let publisher = if self.is_single {
-            Publisher::caused_by(&self.services, self.context.received())
-        } else {
-            Publisher::new(Arc::clone(&self.services))
-        };
-        publisher.within(self.transaction.as_ref())
-    }
-
-    /// Lends the handler's transaction to `show`, for the extractor of its engine. `None` if the
-    /// transaction has ended, or none of the handler's extractors
-    /// [takes](crate::handler::Extract::TRANSACTION) it.
-    pub fn unit_of_work<R>(&self, show: impl FnOnce(&mut dyn UnitOfWork) -> R) -> Option<R> {
-        self.transaction
-            .as_ref()
-            .and_then(|transaction| transaction.with(show))
-    }
-
-    /// The state of type `T` that the handler's module was given, or else the application; `None` if
-    /// neither was.
-    #[must_use]
-    pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
-        self.states().find()
-    }
-
-    /// The states of the handler's module, if it has some, or else of the application.
-    pub(super) fn states(&self) -> &States {
-        let additions = self.additions.as_ref();
-        let of_module = additions.and_then(|additions| additions.states.as_ref());
-        of_module.unwrap_or(&self.services.states)
     }
 }

@@ -5,7 +5,8 @@ use std::future::Future;
 
 use crate::engine::Capabilities;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handler::context::{Call, Context};
+use crate::handler::call::Call;
+use crate::handler::context::Context;
 use crate::handler::outcome::HandlerError;
 use crate::publish::publisher::Publisher;
 use crate::publish::states::States;
@@ -185,6 +186,50 @@ fn missing<T: 'static>(states: &States) -> Error {
         ),
     };
     Error::new(ErrorKind::MissingState, text)
+}
+
+/// A value that a [layer](crate::handler::Layer) added to the run: a tenant, a transaction of your own,
+/// a user. Cloned for each extractor that takes it, so wrap what is large in an `Arc`.
+///
+/// Without such a value the run fails, and no retry helps. `Option<Extension<T>>` is `None` then.
+///
+/// ```
+/// use ezq_core::handler::{Call, Extension, HandlerResult, Next};
+///
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// async fn tenant(mut call: Call, next: Next) -> HandlerResult {
+///     let name = call.context().headers().text("tenant").unwrap_or("none").to_owned();
+///     call.insert(Tenant(name));
+///     next.run(call).await
+/// }
+///
+/// async fn handle(Extension(tenant): Extension<Tenant>) {
+///     println!("for {}", tenant.0);
+/// }
+/// # let _ = ezq_core::app::App::builder().layer(tenant);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Extension<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> Extract for Extension<T> {
+    async fn extract(call: &Call) -> Result<Self, HandlerError> {
+        call.extension().map(Self).ok_or_else(|| {
+            let name = type_name::<T>();
+            let text = format!(
+                "no layer gave a value of type `{name}`: add the layer that calls `call.insert(..)`, \
+                 or take `Option<Extension<..>>`"
+            );
+            HandlerError::fatal(Error::new(ErrorKind::MissingState, text))
+        })
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> OptionalExtract for Extension<T> {
+    async fn extract_optional(call: &Call) -> Result<Option<Self>, HandlerError> {
+        Ok(call.extension().map(Self))
+    }
 }
 
 impl Extract for Context {

@@ -8,10 +8,12 @@ use std::future::Future;
 
 use crate::error::Result;
 use crate::handler::batch::{BatchFuture, BatchOutput, FromBatch};
-use crate::handler::context::Call;
+use crate::handler::call::Call;
+use crate::handler::definition::Handler;
 use crate::handler::extract::Extract;
+use crate::handler::input::FromEvent;
+use crate::handler::invoke::HandlerFuture;
 use crate::handler::outcome::{HandlerError, HandlerOutput};
-use crate::handler::{FromEvent, Handler, HandlerFuture};
 
 impl Handler {
     /// A handler from a function or closure, for code that registers handlers without the macro.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::handler::batch::{BatchCall, BatchFuture, BatchResults};
-use crate::handler::context::Call;
+use crate::handler::call::Call;
+use crate::handler::invoke::{HandlerFuture, Invoke};
 use crate::handler::outcome::HandlerError;
-use crate::handler::{Handler, HandlerFuture, Invoke};
 use crate::publish::draft::Draft;
 
 /// What a run of a handler comes to, as its layers see it.
@@ -145,22 +145,6 @@ impl fmt::Debug for Next {
                 &self.layers.len().saturating_sub(self.entered),
             )
             .finish_non_exhaustive()
-    }
-}
-
-impl Handler {
-    /// Puts the layers of the application and its own around the function, and has it find the states
-    /// of its module.
-    pub(crate) fn enclose(mut self, outer: &[SharedLayer]) -> Self {
-        let own = std::mem::take(&mut self.layers);
-        let layers: Arc<[SharedLayer]> = outer.iter().cloned().chain(own).collect();
-        if !layers.is_empty() {
-            self.invoke = self.invoke.within(layers);
-        }
-        if let Some(states) = &self.states {
-            self.invoke = self.invoke.with_states(Arc::clone(states));
-        }
-        self
     }
 }
 
