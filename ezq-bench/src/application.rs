@@ -10,9 +10,9 @@ use ezq::prelude::*;
 use ezq::{Handler, QueueName};
 use serde_json::{Map, Value, json};
 
-use crate::Result;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::pairs::Run;
 use crate::payload::Payload;
 use crate::queues::{Template, count, drop_queue};

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use ezq::chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use crate::Result;
+use crate::error::Result;
 use crate::payload::Payload;
 
 /// Writes bodies. Each has an id of its own.

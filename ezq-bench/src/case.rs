@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::Result;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Measure, Outcome, Target};
 

@@ -1,6 +1,6 @@
 //! The check that makes a figure count.
 
-use crate::Result;
+use crate::error::Result;
 
 /// Fails a run whose count is wrong, because its time means nothing.
 pub(crate) fn check(what: &str, seen: u64, wanted: usize) -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{self, ChildStdout, Command};
 
-use crate::Result;
+use crate::error::Result;
 
 /// The variable that makes a process a child. Its value is the case and the words that the case adds.
 const ROLE: &str = "BENCH_ROLE";

@@ -4,7 +4,7 @@ use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::sqlx::{Connection, PgConnection, query_as, query_scalar};
 use serde_json::{Map, Value, json};
 
-use crate::Result;
+use crate::error::Result;
 
 /// A database. ezq's own development Postgres is durable here; the user's database is as it is.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod cases;
 mod check;
 mod children;
 mod database;
+mod error;
 mod options;
 mod outcome;
 mod pairs;
@@ -20,13 +21,11 @@ mod progress;
 mod queues;
 mod rows;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use crate::arguments::{Arguments, Wish};
 use crate::database::Database;
-
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use crate::error::Result;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::Result;
+use crate::error::Result;
 use crate::progress::bar;
 
 /// The figures of all pairs, in the order in which they were measured: events a second, unless a case

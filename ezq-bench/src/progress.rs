@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::Result;
+use crate::error::Result;
 
 /// A bar for the runs of a case. It vanishes when it is dropped.
 pub(crate) fn bar(case: &str, runs: usize) -> Result<ProgressBar> {

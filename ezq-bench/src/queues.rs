@@ -6,8 +6,8 @@ use std::time::Duration;
 use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, Executor as _, query, query_scalar};
 
-use crate::Result;
 use crate::check::check;
+use crate::error::Result;
 use crate::payload::Payload;
 
 /// A queue that is filled once and copied for every run, so that every run finds the same messages.

@@ -4,8 +4,8 @@ use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, query, query_as};
 use serde::Deserialize;
 
-use crate::Result;
 use crate::check::check;
+use crate::error::Result;
 use crate::payload::Payload;
 
 /// The table of that name.

@@ -10,11 +10,11 @@ use ezq::prelude::*;
 use ezq::sqlx::{Connection as _, query};
 use serde_json::json;
 
-use crate::Result;
 use crate::application::{Application, CONCURRENCY};
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::pairs::{Pairs, Run};

@@ -12,11 +12,11 @@ use ezq::sqlx::{AssertSqlSafe, PgConnection, query};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::Result;
 use crate::bodies::Bodies;
 use crate::case::{Case, CaseFuture};
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::pairs::{Pairs, Run};

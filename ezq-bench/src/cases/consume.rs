@@ -11,11 +11,11 @@ use ezq::sqlx::{PgConnection, query_as, query_scalar};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::Result;
 use crate::application::{Application, Job};
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};

@@ -13,10 +13,10 @@ use ezq::sqlx::{AssertSqlSafe, Connection as _, PgConnection, query, query_as};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::Result;
 use crate::application::{Application, Job};
 use crate::case::Case;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};

@@ -3,10 +3,10 @@
 
 use serde_json::json;
 
-use crate::Result;
 use crate::application::{Application, Job};
 use crate::case::Case;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::Pairs;

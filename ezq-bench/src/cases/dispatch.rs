@@ -20,13 +20,13 @@ use ezq::message::headers::Headers;
 use ezq::{App, Handler, QueueName, async_trait};
 use serde_json::json;
 
-use crate::Result;
 use crate::application::CONCURRENCY;
 use crate::bodies::Bodies;
 use crate::case::Case;
 use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Measure, Outcome};
 use crate::pairs::Pairs;

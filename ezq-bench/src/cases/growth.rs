@@ -11,11 +11,11 @@ use ezq::prelude::*;
 use ezq::{Handler, QueueName};
 use serde_json::json;
 
-use crate::Result;
 use crate::application::{Application, CONCURRENCY, Job};
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Measure, Outcome};
 use crate::payload::Payload;

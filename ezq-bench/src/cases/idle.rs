@@ -9,11 +9,11 @@ use ezq::pgmq::embedded::EmbeddedPostgres;
 use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
 use serde_json::json;
 
-use crate::Result;
 use crate::application::Application;
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::payload::Payload;

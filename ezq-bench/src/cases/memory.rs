@@ -7,12 +7,12 @@ use std::time::Duration;
 use ezq::QueueName;
 use ezq::engine::Engine as _;
 
-use crate::Result;
 use crate::application::{Application, CONCURRENCY};
 use crate::case::Case;
 use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::progress::bar;

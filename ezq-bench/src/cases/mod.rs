@@ -21,9 +21,9 @@ mod recovery;
 mod restart;
 mod wide;
 
-use crate::Result;
 use crate::case::Case;
 use crate::children;
+use crate::error::Result;
 
 /// Every case of the table, in the order in which they run.
 pub(crate) const ALL: &[Case] = &[

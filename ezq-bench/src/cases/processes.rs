@@ -8,12 +8,12 @@ use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use serde_json::json;
 
-use crate::Result;
 use crate::application::{Application, CONCURRENCY};
 use crate::case::Case;
 use crate::check::check;
 use crate::children::{Child, told_to_go};
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};

@@ -13,11 +13,11 @@ use ezq::sqlx::{PgConnection, query_scalar};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::Result;
 use crate::bodies::Bodies;
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};

@@ -14,10 +14,10 @@ use ezq::sqlx::{PgPool, query_scalar};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::Result;
 use crate::bodies::Bodies;
 use crate::case::Case;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};

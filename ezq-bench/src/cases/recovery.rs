@@ -10,11 +10,11 @@ use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::Result;
 use crate::case::Case;
 use crate::check::check;
 use crate::children::Child;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::progress::bar;

@@ -11,11 +11,11 @@ use ezq::Handler;
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use serde_json::json;
 
-use crate::Result;
 use crate::application::Application;
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
+use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome};
 use crate::payload::Payload;

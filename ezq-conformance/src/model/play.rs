@@ -13,9 +13,9 @@ use ezq_core::message::headers::{Headers, REDRIVEN};
 use ezq_core::message::{MessageId, Progress, QueueName, Reason};
 use tokio::time::Instant;
 
-use super::ModelReport;
 use super::operation::{Operation, Pick, QUEUES, WORKERS, When, Whose};
 use super::reference::{Bounds, Message, Reference, Standing, Time, correlation};
+use super::report::ModelReport;
 use crate::Harness;
 use crate::error::{CaseError, CaseResult};
 use crate::stage::{HOLD, Stage, number_in};

@@ -3,9 +3,9 @@
 use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::ModelReport;
 use super::operation::{Operation, operation};
 use super::play::Play;
+use super::report::ModelReport;
 use crate::Harness;
 use crate::error::CaseError;
 

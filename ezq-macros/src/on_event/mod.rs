@@ -7,6 +7,7 @@
 //! `signature` check them; `expand` writes the code and finds no mistakes.
 
 mod expand;
+mod handler;
 mod options;
 mod parse;
 mod retry;
@@ -17,24 +18,15 @@ use crate::{
     attributes::{self, Entries},
     errors::Errors,
 };
+use handler::Handler;
 use options::Options;
 use parse::Function;
 use proc_macro2::TokenStream;
 use quote::quote;
-use schedule::Schedule;
 use signature::{First, Signature};
 use syn::Error;
 
 pub(crate) use expand::handler_type;
-
-/// A handler without a mistake, ready to be expanded.
-struct Handler<'a> {
-    function: &'a Function,
-    signature: Signature<'a>,
-    options: Options,
-    /// Only `#[on_schedule]` has one.
-    schedule: Option<Schedule>,
-}
 
 /// Expands `#[on_event]`.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::Result;
+use crate::error::Result;
 
 /// One line.
 #[derive(Debug, Clone, Deserialize)]

@@ -5,17 +5,17 @@
 //! of the same figures.
 
 mod bars;
+mod error;
 mod figures;
 mod lines;
 mod svg;
 mod tables;
 
-use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::{env, fs};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::error::Result;
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::Result;
+use crate::error::Result;
 use crate::figures::{Figure, shown};
 
 const BEGIN: &str = "<!-- figures: written by the program `plot` -->";

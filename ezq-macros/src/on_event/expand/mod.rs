@@ -8,7 +8,7 @@ mod marker;
 mod settings;
 
 use super::{
-    Handler,
+    handler::Handler,
     options::Options,
     schedule::Schedule,
     signature::{First, Signature},
