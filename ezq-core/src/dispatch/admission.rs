@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::dispatch::backlogs::Backlogs;
 use crate::dispatch::claim_gate::ClaimGate;
-// A cycle: an entry of a batch holds the guard of its start, which ends here.
+// cycle: an entry of an open batch holds the guard of its start, which is counted here.
 use crate::dispatch::open_batches::{Entry, OpenBatch, OpenBatches};
 use crate::dispatch::parked::ParkedCount;
 use crate::dispatch::quarantine::Quarantine;

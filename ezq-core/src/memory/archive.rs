@@ -1,11 +1,10 @@
-//! The archive of one queue in memory, and the queue's copies of one event.
-//!
-//! This file and `queue.rs` import each other: it holds the part of [`Queue`] that keeps messages after
-//! their acknowledgement, and keeps them as the queue stored them.
+//! The archive of one queue in memory, and the queue's copies of one event: the part of [`Queue`] that
+//! keeps messages after their acknowledgement.
 
 use std::time::Duration;
 
 use super::clock::{self, Micros};
+// cycle: a queue holds its archive, which keeps messages as the queue stored them.
 use super::queue::{Queue, Stored};
 use crate::codec::wire::{Origin, decode, flat_id};
 use crate::engine::history::{CopyState, EventCopy, identify};

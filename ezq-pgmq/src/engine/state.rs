@@ -8,6 +8,7 @@ use ezq_core::engine::Capabilities;
 use ezq_core::message::QueueName;
 
 use super::connections::Connections;
+// cycle: the state holds its tasks, which are started with parts of the state.
 use super::tasks::Tasks;
 use crate::claim::cursor::ClaimCursors;
 use crate::claim::keys::unindexed::Unindexed;
