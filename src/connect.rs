@@ -334,7 +334,9 @@ impl EzqBuilder {
     /// As [`AppBuilder::build`] and [`PgmqEngine::connect`]. [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) if no database
     /// is configured.
     pub async fn connect(self) -> Result<Ezq> {
+        // Outside of a runtime the database's driver would panic.
         ezq_core::private::check_runtime()?;
+        // Before connecting: a wrong option is named even where no database answers.
         let config = self.app.config()?;
 
         let database = match self.database {
@@ -350,6 +352,7 @@ impl EzqBuilder {
         )
         .await?;
 
+        // A pool that the program gave as state is kept.
         let app = self
             .app
             .default_state(engine.pool().clone())

@@ -70,6 +70,7 @@ async fn an_id_moves_and_discards_no_dead_letter_that_got_it(stage: &Stage<'_>) 
         "the id that is issued again"
     );
 
+    // Only the number is the same: an id also says when its letter was stored.
     let old = [old];
     check!(
         letters.find(queue, &old[0]).await?.is_none(),
@@ -194,6 +195,7 @@ async fn a_redrive_moves_each_message_once(stage: &Stage<'_>) -> CaseResult {
     let letters = stage.dead_letters()?;
     let first = died(stage, 1).await?.id;
     let second = died(stage, 2).await?.id;
+    // An operator's list may be old: an unknown id is passed over and is no error.
     let asked = [unknown_id(&second), second.clone()];
     let moved = letters.redrive(&stage.queue, &asked).await?;
     check_eq!(moved, asked[1..], "ids moved");

@@ -196,6 +196,7 @@ async fn a_receipt_is_void_after_its_retry(stage: &Stage<'_>) -> CaseResult {
     stage.lost(&delivery.receipt, retry(HOLD)).await?;
     stage.lost(&delivery.receipt, ack()).await?;
 
+    // One settlement counted. Had the second retry taken effect, the message would not be due yet.
     let again = stage.take(HOLD).await?;
     check_eq!(again.headers.returned(), 1, "returned");
     Ok(())
@@ -250,6 +251,7 @@ async fn a_receipt_is_void_for_a_message_that_got_its_id(stage: &Stage<'_>) -> C
             outgoing: Vec::new(),
         };
 
+        // A settlement with events is another statement than one without, so it has a fence of its own.
         let with_event = Settle::Ack {
             outgoing: vec![stage.outgoing(1)],
         };

@@ -64,6 +64,7 @@ async fn an_earlier_handlers_transaction_marks_it_done(stage: &Stage<'_>) -> Cas
     );
     check_eq!(stage.arrived().await?, [1], "outgoing events");
 
+    // The message is still leased, because other handlers of it may run.
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, Settle::Release)]).await?;
     let delivery = stage.take(HOLD).await?;
@@ -162,6 +163,7 @@ async fn an_abandoned_transaction_leaves_the_message_as_it_was(stage: &Stage<'_>
     let receipt = stage.fresh(HOLD).await?.receipt;
     let unit = stage.engine.begin(&stage.queue, None).await?;
     unit.abandon().await;
+    // The lease was taken outside of the transaction, so it is not rolled back.
     stage.nothing_readable().await?;
     stage.done(vec![(receipt, ack())]).await?;
     stage.is_empty().await
