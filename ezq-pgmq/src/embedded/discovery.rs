@@ -1,16 +1,14 @@
 //! Finding the Postgres binaries.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use ezq_core::{Error, ErrorKind, Result};
 
 use super::account::Account;
 use super::command::command;
-use super::{fetch, is_executable};
-
-/// The programs that are used.
-pub(super) const PROGRAMS: [&str; 2] = ["postgres", "initdb"];
+use super::fetch;
+use super::programs::is_complete;
 
 /// The folder that holds them: the one that is named, or else of an installed
 /// Postgres, or else of a fetched one.
@@ -50,13 +48,6 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
         ))
 }
 
-/// Whether a folder holds all the programs that are used.
-pub(super) fn is_complete(folder: &Path) -> bool {
-    PROGRAMS
-        .iter()
-        .all(|name| is_executable(&folder.join(name)))
-}
-
 fn from_pg_config() -> Option<PathBuf> {
     let output = command("pg_config", None)
         .arg("--bindir")
@@ -92,23 +83,6 @@ fn version_of(name: &str) -> Option<u32> {
     digits.split('.').next()?.parse().ok()
 }
 
-/// No Postgres is installed, and none can be fetched for this reason.
-pub(super) fn missing(why: &str) -> Error {
-    let command = if cfg!(target_os = "macos") {
-        "run `brew install postgresql@17`"
-    } else {
-        "run `apt-get install -y postgresql` (Debian, Ubuntu), `dnf install -y postgresql-server` \
-         (Fedora) or `apk add postgresql` (Alpine)"
-    };
-
-    let text = format!(
-        "no Postgres binaries found for the development database, and {why}: {command}, or name \
-         their folder in EZQ_PG_BIN, or start one with `docker run -d -p 5432:5432 -e POSTGRES_PASSWORD=ezq \
-         postgres` and set EZQ_DATABASE_URL=postgres://postgres:ezq@localhost:5432/postgres"
-    );
-    Error::new(ErrorKind::Configuration, text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,14 +94,5 @@ mod tests {
         assert_eq!(version_of("postgresql@16"), Some(16));
         assert_eq!(version_of("postgresql"), Some(0));
         assert_eq!(version_of("latest"), None);
-    }
-
-    #[test]
-    fn the_error_names_a_command() {
-        let text = missing("none can be fetched").to_string();
-        assert!(
-            text.contains("install") && text.contains("docker run"),
-            "{text}"
-        );
     }
 }

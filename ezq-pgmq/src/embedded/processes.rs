@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::account::Account;
 use super::command::command;
-use super::remove_folder;
+use super::files::remove_folder;
 
 /// How long processes may take to end after each of the two signals.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use ezq_core::Result;
 
-use super::failure;
+use super::error::failure;
 
 /// Owns the server and its folder. It makes the folder itself, so that a killed process never
 /// leaves one behind. It reads one word a line, and cleans up when the pipe closes. `wait` works

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ezq_core::Result;
 
-use super::failure;
+use crate::embedded::error::failure;
 
 /// Names another folder.
 pub(super) const VARIABLE: &str = "EZQ_PG_CACHE";

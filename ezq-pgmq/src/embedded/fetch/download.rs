@@ -10,9 +10,9 @@ use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Proxy};
 
-use super::failure;
 use super::progress::Progress;
 use super::wheel::Wheel;
+use crate::embedded::error::failure;
 
 /// How long the other side may be silent. The whole may take longer: lines are slow in places.
 const SILENCE: Duration = Duration::from_secs(30);

