@@ -1,0 +1,165 @@
+//! The list of migrations, and what one is.
+
+use crate::schema::part::Part;
+
+/// One migration. Its number and name never change. It adds, can be run twice, and leaves the
+/// schema usable by an older ezq.
+pub(in crate::schema) struct Migration {
+    pub(in crate::schema) version: i32,
+    pub(in crate::schema) name: &'static str,
+    pub(in crate::schema) part: Part,
+    /// The tables and functions that it creates.
+    pub(in crate::schema) makes: &'static [&'static str],
+    pub(in crate::schema) sql: &'static str,
+}
+
+impl Migration {
+    pub(in crate::schema) fn tables(&self) -> impl Iterator<Item = &'static str> {
+        self.makes
+            .iter()
+            .copied()
+            .filter(|name| !name.ends_with("()"))
+    }
+}
+
+/// In the order in which they are applied.
+pub(in crate::schema) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "dedupe keys",
+        part: Part::Engine,
+        makes: &["ezq.dedupe"],
+        sql: "\
+create table if not exists ezq.dedupe (
+  queue text not null,
+  key text collate \"C\" not null,
+  queue_table oid not null,
+  message_id bigint not null,
+  event_id text not null,
+  taken_at timestamptz not null,
+  free_at timestamptz not null,
+  primary key (queue, key)
+);
+create index if not exists dedupe_free_at on ezq.dedupe (free_at);
+",
+    },
+    Migration {
+        version: 2,
+        name: "inbox",
+        part: Part::Inbox,
+        makes: &["ezq.inbox"],
+        sql: "\
+create table if not exists ezq.inbox (
+  handler text not null,
+  source text not null,
+  event_id text not null,
+  handled_at timestamptz not null default pg_catalog.clock_timestamp(),
+  primary key (handler, source, event_id)
+);
+create index if not exists inbox_handled_at on ezq.inbox (handled_at);
+",
+    },
+    Migration {
+        version: 3,
+        name: "subscriptions",
+        part: Part::Broadcast,
+        makes: &[
+            "ezq.subscriptions",
+            "ezq.event_parties",
+            "ezq.pattern_regex()",
+        ],
+        sql: include_str!("subscriptions.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "schedules",
+        part: Part::Schedules,
+        makes: &["ezq.schedules"],
+        sql: "\
+create table if not exists ezq.schedules (
+  name text collate \"C\" primary key,
+  application text not null,
+  definition text collate \"C\" not null,
+  next_at timestamptz not null,
+  last_tick timestamptz,
+  fired_at timestamptz,
+  paused_at timestamptz,
+  resumed_at timestamptz,
+  seen_at timestamptz not null
+);
+",
+    },
+    Migration {
+        version: 5,
+        name: "replays",
+        part: Part::Replays,
+        makes: &["ezq.replays"],
+        sql: "\
+create table if not exists ezq.replays (
+  name text collate \"C\" primary key,
+  queue text not null,
+  target text not null,
+  definition jsonb not null,
+  position bigint not null default 0,
+  last_id bigint not null,
+  handed_over bigint not null default 0,
+  began_at timestamptz not null default pg_catalog.clock_timestamp(),
+  moved_at timestamptz not null default pg_catalog.clock_timestamp()
+);
+",
+    },
+    Migration {
+        version: 6,
+        name: "trail",
+        part: Part::Trail,
+        makes: &["ezq.trail"],
+        sql: "\
+create table if not exists ezq.trail (
+  queue text collate \"C\" not null,
+  message_id bigint not null,
+  event_id text not null,
+  event_type text,
+  published_at timestamptz not null,
+  deliveries integer not null,
+  headers jsonb,
+  ended_at timestamptz not null
+);
+create index if not exists trail_event_id on ezq.trail using hash (event_id);
+create index if not exists trail_ended_at on ezq.trail (queue, ended_at);
+",
+    },
+    Migration {
+        version: 7,
+        name: "pinned functions",
+        part: Part::Broadcast,
+        makes: &["ezq.pattern_regex()", "ezq.recipients()", "ezq.broadcast()"],
+        sql: include_str!("broadcast.sql"),
+    },
+    Migration {
+        version: 8,
+        name: "queue names",
+        part: Part::Broadcast,
+        makes: &[],
+        sql: "\
+alter table ezq.subscriptions drop constraint if exists subscriptions_queue_check;
+alter table ezq.subscriptions add constraint subscriptions_queue_check
+  check (queue ~ '^[a-z0-9_.:/@-]{1,47}$' and queue !~ '--');
+",
+    },
+    Migration {
+        version: 9,
+        name: "what a replay began beside",
+        part: Part::Replays,
+        makes: &[],
+        sql: "\
+alter table ezq.replays add column if not exists open bigint[] not null default '{}';
+",
+    },
+    Migration {
+        version: 10,
+        name: "times of copies",
+        part: Part::Broadcast,
+        makes: &["ezq.store_copies()", "ezq.broadcast()"],
+        sql: include_str!("copies.sql"),
+    },
+];
