@@ -3,7 +3,7 @@
 //! Source: CloudEvents 1.0.2, "Context Attributes" and "JSON Event Format". `data` stays the JSON
 //! text that it was, so no number is ever rounded.
 //!
-//! This file and `event/mod.rs` import each other: an envelope is decoded into an [`Event`], and an
+//! This file and `definition.rs` import each other: an envelope is decoded into an [`Event`], and an
 //! event type may read an older version of itself from an envelope.
 
 use std::borrow::Cow;
