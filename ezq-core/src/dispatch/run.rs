@@ -219,21 +219,21 @@ impl Dispatcher {
         let received = &work.received;
         let backlogs = &work.admission.backlogs;
         let handlers = self.registry.find(&received.queue, &received.envelope);
-        // Reading the marks costs more than this look.
-        if !handlers
+        let limited = handlers
             .iter()
-            .any(|handler| backlogs.index(&handler.name).is_some())
-        {
+            .filter_map(|handler| Some((handler, backlogs.index(&handler.name)?)));
+        let limited: Vec<_> = limited.collect();
+        // Reading the marks costs more than this look.
+        if limited.is_empty() {
             return Vec::new();
         }
 
         let known = Progress::from_headers(&received.headers);
-        let now = work.received.clock.now();
-        handlers
-            .iter()
-            .filter(|handler| is_due(handler, &known, now))
-            .filter_map(|handler| backlogs.index(&handler.name))
-            .collect()
+        let now = received.clock.now();
+        let due = limited
+            .into_iter()
+            .filter(|(handler, _)| is_due(handler, &known, now));
+        due.map(|(_, backlog)| backlog).collect()
     }
 }
 
