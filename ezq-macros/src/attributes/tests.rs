@@ -1,5 +1,8 @@
-use super::*;
+use super::{Entries, Entry, Key, private};
+use crate::errors::Errors;
+use proc_macro2::TokenStream;
 use quote::quote;
+use syn::LitStr;
 
 const KEYS: &[Key] = &[
     Key::once("name", "name = \"...\""),
@@ -91,7 +94,7 @@ fn refuses_stray_tokens() {
 
 #[test]
 fn teaches_the_form_when_the_value_has_another_type() {
-    let message = |result: Result<LitStr>| result.map(|_| ()).map_err(|e| e.to_string());
+    let message = |result: syn::Result<LitStr>| result.map(|_| ()).map_err(|e| e.to_string());
     let taught = Err("`name` is written `name = \"...\"`".to_owned());
     assert_eq!(message(entry(quote!(name = 3), "name").text()), taught);
     assert_eq!(message(entry(quote!(name("a")), "name").text()), taught);
