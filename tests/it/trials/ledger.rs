@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ezq::QueueName;
+use ezq::sqlx::{self, AssertSqlSafe};
 
-use super::CEILING;
+use super::STANDSTILL;
 use super::worker::Plan;
 use crate::child::{Job, Process, Role};
 use crate::database::{app, connection, run, scalar, unique};
@@ -125,19 +126,64 @@ impl Trial {
         scalar(&mut connection(&self.url).await, &count).await
     }
 
+    /// How far the work has come: the messages that are left, and the effects of `Tx` handlers, which
+    /// every event has once. It changes with each event that is handled, and never turns back.
+    async fn progress(&self) -> (i64, i64) {
+        let progress = format!(
+            "select (select count(*) from pgmq.q_{queue}),
+                    (select count(*) from trial_{queue} where who <> 'plain')",
+            queue = self.queue
+        );
+        sqlx::query_as(AssertSqlSafe(progress))
+            .fetch_one(&mut connection(&self.url).await)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until the queue is empty. A slow machine may take its time: what fails is work that
+    /// stands still.
+    pub(super) async fn work_off(&self) {
+        let mut progress = self.progress().await;
+        let mut since = Instant::now();
+        while progress.0 > 0 {
+            let stands_still = since.elapsed() > STANDSTILL;
+            assert!(!stands_still, "{}", self.stuck().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+
+            let now = self.progress().await;
+            if now != progress {
+                progress = now;
+                since = Instant::now();
+            }
+        }
+    }
+
+    /// What is known of work that stands still: its messages, and what the server's sessions do.
+    async fn stuck(&self) -> String {
+        let mut own = connection(&self.url).await;
+        let messages = format!(
+            "select concat_ws(' ', count(*), 'left,', count(*) filter (where vt <= now()), 'due,',
+                              'read_ct up to', max(read_ct), 'next due in', min(vt) - now())
+             from pgmq.q_{}",
+            self.queue
+        );
+        let sessions = "select coalesce(string_agg(concat_ws(' ', pid, state, wait_event_type,
+                            wait_event, now() - state_change, pg_blocking_pids(pid)::text,
+                            left(query, 120)), chr(10)), 'none')
+                        from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()";
+
+        let messages: String = scalar(&mut own, &messages).await;
+        let sessions: String = scalar(&mut own, sessions).await;
+        format!(
+            "seed {}: stuck: {messages}\nsessions:\n{sessions}",
+            self.seed
+        )
+    }
+
     /// Waits until the queue is empty, and checks the ledger.
     pub(super) async fn settle(mut self) {
-        let began = Instant::now();
-        while self.left().await > 0 {
-            assert!(
-                began.elapsed() < CEILING,
-                "seed {}: {} are stuck",
-                self.seed,
-                self.left().await
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-
+        self.work_off().await;
         for worker in &mut self.workers {
             worker.stop().await;
         }

@@ -19,8 +19,8 @@ use crate::database::{connection, run, scalar, server, unique};
 use crate::proxy::{Mode, Proxy};
 use crate::skip;
 
-/// Long past what any trial needs on any machine.
-const CEILING: Duration = Duration::from_secs(120);
+/// Longer than any lease, retry or limit of a trial: work that stands still for so long goes on no more.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -117,16 +117,7 @@ async fn a_worker_whose_connections_are_half_open_for_good_harms_no_other() {
     proxy.set(Mode::Swallow);
     trial.start_several(1).await;
 
-    let began = Instant::now();
-    while trial.left().await > 0 {
-        assert!(
-            began.elapsed() < CEILING,
-            "{} are stuck",
-            trial.left().await
-        );
-        pause(50).await;
-    }
-
+    trial.work_off().await;
     trial.workers[0].kill().await;
     trial.workers.remove(0);
     trial.settle().await;
@@ -329,15 +320,7 @@ async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_e
         let began = Instant::now();
         trial.replace(0).await;
 
-        while trial.left().await > 0 {
-            assert!(
-                began.elapsed() < CEILING,
-                "{} are stuck",
-                trial.left().await
-            );
-            pause(20).await;
-        }
-
+        trial.work_off().await;
         println!(
             "lease {lease} s: all taken over and done after {:.1?}",
             began.elapsed()
