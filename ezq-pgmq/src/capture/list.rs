@@ -8,7 +8,8 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::{absent, resolved, sql};
+use super::name::{absent, resolved};
+use super::sql;
 use crate::engine::PgmqEngine;
 use crate::error;
 use crate::schema::lock::{LOCK, LOCK_KEY};

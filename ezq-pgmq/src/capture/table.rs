@@ -9,13 +9,22 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::list::Comparison;
-use super::{CapturedTable, Columns, absent, list, resolved, sql};
+use super::list::{CapturedTable, Comparison};
+use super::name::{absent, resolved};
+use super::{list, sql};
 use crate::engine::PgmqEngine;
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::sql::{PIN, quoted};
 use crate::wake::feeds;
 use crate::{error, schema};
+
+/// Which columns of a table are kept.
+#[derive(Debug)]
+pub(super) enum Columns {
+    All,
+    Only(Vec<String>),
+    Without(Vec<String>),
+}
 
 /// A table that can be captured.
 pub(super) struct Table {

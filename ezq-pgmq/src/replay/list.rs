@@ -5,7 +5,9 @@ use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
 
-use super::{ReplayProgress, failed, sql};
+use super::failure::failed;
+use super::progress::ReplayProgress;
+use super::sql;
 use crate::engine::PgmqEngine;
 use crate::message::encoding;
 
