@@ -29,7 +29,7 @@ impl App {
     /// ```
     #[must_use]
     pub fn notices(&self) -> NoticeStream {
-        self.inner.services.notices.stream()
+        NoticeStream::new(self.inner.services.notices.subscribe())
     }
 
     /// How many notices the [hooks](crate::app::AppBuilder::hook) have missed so far, because they

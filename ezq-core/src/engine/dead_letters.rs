@@ -6,13 +6,13 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::MessageId;
-use super::history::names;
+use super::names::EventNames;
 use super::reader::{self, Reader};
 use crate::error::Result;
 use crate::event::Event;
 use crate::event::envelope::Envelope;
 use crate::message::headers::Headers;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::Reason;
 
@@ -111,8 +111,10 @@ impl DeadLetter {
     /// in its headers.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
-        let (_, event_type) = names(&self.body, &self.headers);
-        event_type.or_else(|| Some(self.envelope().ok()?.event_type().to_owned()))
+        let names = EventNames::of(&self.body, &self.headers);
+        names
+            .event_type
+            .or_else(|| Some(self.envelope().ok()?.event_type().to_owned()))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::MessageId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
 
 /// The longest [`Dedupe`] key, in bytes.
 pub const DEDUPE_KEY_LIMIT: usize = 255;

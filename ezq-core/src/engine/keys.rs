@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::MessageId;
+use crate::message::message_id::MessageId;
 
 /// An ordering key whose first message cannot be handed out at present, while others wait behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use super::clock::{self, Micros};
 // cycle: a queue holds its archive, which keeps messages as the queue stored them.
 use super::queue::{Queue, Stored};
 use crate::codec::wire::{Origin, decode, flat_id};
-use crate::engine::history::{CopyState, EventCopy, identify};
+use crate::engine::history::{CopyState, EventCopy};
+use crate::engine::names::identify;
 use crate::engine::{DeadLetter, Death};
 use crate::event::is_control;
 use crate::message::headers::{DEAD, Headers, REDRIVEN};

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::MemoryEngine;
 use super::clock::{self, Micros};
+use super::engine::MemoryEngine;
 use super::store::Store;
 use crate::engine::{BroadcastMessage, Broadcasts, EventParty, PublishOutcome, QueueSubscription};
 use crate::error::Result;

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::MemoryEngine;
 use super::clock::{self, Micros};
+use super::engine::MemoryEngine;
 use super::queue::Queue;
 use crate::engine::{DeadLetter, DeadLetters};
 use crate::error::Result;

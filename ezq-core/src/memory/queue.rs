@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::NAME;
+use super::engine::NAME;
 use super::archive::Archived;
 use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 
+use super::clock;
+use super::engine::MemoryEngine;
 use super::store::Store;
-use super::{MemoryEngine, clock};
 use crate::engine::{
     Fired, Firing, KeptSchedules, Outgoing, PublishOutcome, Registration, ScheduleRow,
     ScheduleStore,

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use super::*;
-use crate::engine::Dedupe;
+use super::MemoryEngine;
+use crate::engine::{
+    Dedupe, Due, Engine as _, LeaseRequest, Leased, Outgoing, PublishOutcome, Settle, SettleOutcome,
+};
 use crate::error::ErrorKind;
 use crate::message::headers::Headers;
+use crate::message::queue_name::QueueName;
+use crate::message::retention::Retention;
 use crate::message::settlement::Progress;
 
 async fn engine() -> (MemoryEngine, QueueName) {

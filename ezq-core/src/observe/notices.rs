@@ -15,14 +15,13 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::timeout;
 
 use crate::delivery::received::Received;
-use crate::engine::history::names;
+use crate::engine::names::EventNames;
 use crate::engine::{Delivery, Outgoing, Settle};
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{Progress, Reason};
-use crate::observe::notice_stream::NoticeStream;
 use crate::text::panic_text;
 
 /// How many notices wait for a listener before the oldest are dropped.
@@ -144,11 +143,7 @@ impl Notices {
         Ok(notices)
     }
 
-    pub(crate) fn stream(&self) -> NoticeStream {
-        NoticeStream::new(self.subscribe())
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Entry> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Entry> {
         self.sender
             .get_or_init(|| broadcast::Sender::new(NOTICES_KEPT))
             .subscribe()
@@ -247,13 +242,18 @@ impl Notices {
             headers,
             ..
         } = message;
-        let (event_id, event_type) = names(body, headers);
+        let names = EventNames::of(body, headers);
 
         let kind = NoticeKind::Published {
             message_id: id.clone(),
             is_duplicate: false,
         };
-        self.send(queue, event_id.as_deref(), event_type.as_deref(), kind);
+        self.send(
+            queue,
+            names.id.as_deref(),
+            names.event_type.as_deref(),
+            kind,
+        );
     }
 
     /// A delivery is acknowledged.
@@ -305,10 +305,15 @@ impl Notices {
             return;
         }
 
-        let (event_id, event_type) = names(&delivery.body, &delivery.headers);
+        let names = EventNames::of(&delivery.body, &delivery.headers);
         let message_id = delivery.receipt.message_id().clone();
         let kind = NoticeKind::DeadLettered { message_id, reason };
-        self.send(queue, event_id.as_deref(), event_type.as_deref(), kind);
+        self.send(
+            queue,
+            names.id.as_deref(),
+            names.event_type.as_deref(),
+            kind,
+        );
     }
 
     /// Sends a notice of a delivery, with the names of its event if it could be read.

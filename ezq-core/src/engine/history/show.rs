@@ -4,7 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::{CopyState, EventCopy, History};
+use super::copies::{CopyState, EventCopy, History};
 use crate::engine::Death;
 use crate::message::settlement::{HandlerMark, HandlerName, HandlerState, Reason};
 

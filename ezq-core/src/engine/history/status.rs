@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CopyState, EventCopy, History};
+use super::copies::{CopyState, EventCopy, History};
 
 /// The status of an event. A greater status means that more is wrong or left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
