@@ -54,6 +54,7 @@ impl TestDatabase {
 
     async fn connect(&self, builder: EzqBuilder) -> Result<TestEzq> {
         let ezq = builder.connect().await?;
+        // So that the assertions find what was handled.
         ezq.pgmq().archive_all();
         prepare(&ezq);
         Ok(TestEzq {

@@ -78,9 +78,9 @@ impl Records {
     /// The dead letters of a type.
     #[must_use]
     pub fn dead_of<E: Event>(self, app: &App) -> Vec<DeadLetter> {
-        let is_meant =
-            |letter: &DeadLetter| letter.event_type().is_some_and(|name| means::<E>(&name));
-        self.dead(app).filter(is_meant).collect()
+        let mut dead: Vec<DeadLetter> = self.dead(app).collect();
+        dead.retain(|letter| letter.event_type().is_some_and(|name| means::<E>(&name)));
+        dead
     }
 
     /// The types of all published events, for messages.

@@ -3,19 +3,14 @@
 use std::fmt;
 
 use ezq_core::Result;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::Mutex;
 
 use crate::config::{PgmqConfig, Place};
 use crate::error;
-use crate::sql;
+use crate::testing::names::{hash, name_of};
 use crate::testing::template;
-
-/// Test databases begin with this, so that a person sees what they are.
-pub(super) const PREFIX: &str = "ezq_test_";
-/// How much of a test's own name is in that of its database. Postgres allows 63 bytes in all.
-const SHOWN: usize = 36;
 
 /// A database that one test has to itself.
 pub struct Database {
@@ -110,61 +105,5 @@ impl Database {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Database").field(&self.url()).finish()
-    }
-}
-
-/// The name of a test's database: the end of the test's name, which a person recognises, and a hash of
-/// the whole.
-fn name_of(test: &str) -> String {
-    let function = test.rsplit("::").next().unwrap_or_default();
-    let shown: String = function
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .take(SHOWN)
-        .collect();
-    format!("{PREFIX}{shown}_{:016x}", hash(test))
-}
-
-/// FNV-1a of 64 bits: the same in every process and every release.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-/// Runs one statement that names a database.
-pub(super) async fn execute(
-    admin: &mut PgConnection,
-    statement: String,
-) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(admin)
-        .await?;
-    Ok(())
-}
-
-/// The name of a database in a statement.
-pub(super) fn quoted(name: &str) -> String {
-    sql::quoted(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_shows_the_name_of_its_test_and_has_a_name_of_its_own() {
-        let name = name_of("/home/ada/shop shop::tests::pays");
-        assert!(name.starts_with("ezq_test_pays_"), "{name}");
-        assert_ne!(name, name_of("/home/ada/mail mail::tests::pays"));
-
-        let long = name_of(&format!("shop::{}", "Ä".repeat(200)));
-        assert!(long.len() <= 63, "{long}");
     }
 }

@@ -16,6 +16,7 @@
 //! | running a test | `run.rs` |
 
 mod database;
+mod names;
 mod records;
 mod run;
 mod template;

@@ -26,7 +26,7 @@ impl Database {
     /// When the database could not be read.
     pub fn records(&self) -> Result<Records> {
         let options = self.options().clone();
-        let read = move || {
+        let reading = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -37,8 +37,8 @@ impl Database {
                 connection.close().await?;
                 Ok(records)
             })
-        };
-        match std::thread::spawn(read).join() {
+        });
+        match reading.join() {
             Ok(records) => records.map_err(|failure| error::of(failure, self.place())),
             Err(_) => Err(Error::new(
                 ErrorKind::Engine,

@@ -3,12 +3,14 @@
 //! It gets its name only when it is complete, so what has the name can be cloned.
 
 use ezq_core::{Error, Result};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 use crate::config::{PgmqConfig, Place};
 use crate::engine::PgmqEngine;
 use crate::error;
-use crate::testing::database::{PREFIX, execute, hash, quoted};
+use crate::sql::quoted;
+use crate::testing::names::{PREFIX, hash};
 
 /// The first version that can copy a database file by file, which is faster than through the log.
 const COPIES_FILES: u32 = 150_000;
@@ -109,4 +111,12 @@ pub(super) async fn clone(
 pub(super) async fn drop(admin: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name));
     execute(admin, statement).await
+}
+
+/// Runs one statement that names a database.
+async fn execute(admin: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(admin)
+        .await?;
+    Ok(())
 }
