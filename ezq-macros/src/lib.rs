@@ -74,7 +74,7 @@ pub fn derive_event_set(input: TokenStream) -> TokenStream {
 /// | `concurrency = 4` | The largest number of its runs at once in the application, at least 1. | no limit |
 /// | `timeout = "1m"` | The time that one attempt may take. `"none"` sets no limit. | the application's (`Config::handler_timeout`, 30 s) |
 /// | `retry(max_attempts = 8)` | The number of attempts, including the first one, at least 1. | the application's (`Config::retry`, 5) |
-/// | `retry(backoff = "linear")` | How waits between attempts grow: `"exponential"`, `"linear"`, `"constant"`, or, without quotes, a function of your own, `fn(attempt: u32, error: &str, random: f64) -> Duration`. | `"exponential"` if one of the keys below is given, else the application's |
+/// | `retry(backoff = "linear")` | How waits between attempts grow: `"exponential"`, `"linear"`, `"constant"`, or, without quotes, a function of your own, `fn(&FailedAttempt<'_>) -> Duration`, or an expression that makes one (`Backoff::custom`). | `"exponential"` if one of the keys below is given, else the application's |
 /// | `retry(initial = "2s")` | The first wait. | `"1s"` |
 /// | `retry(max = "10m")` | The longest wait; not with `"constant"` or a function. | `"5m"`, or `initial` if that is longer |
 /// | `retry(multiplier = 3)` | By how much each wait is longer than the one before, at least 1; only with `"exponential"`. | 2 |

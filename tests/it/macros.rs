@@ -3,6 +3,7 @@
 use ezq::__private::{Discovered, EventDescriptor, HandlerDefinition, inventory};
 use ezq::Handler;
 use ezq::consumer::StopReason;
+use ezq::handler::FailedAttempt;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
 use serde::{Deserialize, Serialize};
@@ -132,10 +133,11 @@ async fn the_retry_settings_reach_the_consumer() {
     );
 }
 
-fn by_the_error(attempt: u32, error: &str, _random: f64) -> std::time::Duration {
+fn by_the_error(failed: &FailedAttempt<'_>) -> std::time::Duration {
+    let error = failed.error.to_string();
     assert!(!error.contains("careless"), "a pause that panics");
     let secs = if error.contains("slow down") { 600 } else { 1 };
-    std::time::Duration::from_secs(secs * u64::from(attempt))
+    std::time::Duration::from_secs(secs * u64::from(failed.number))
 }
 
 #[on_event(retry(max_attempts = 3, backoff = by_the_error))]

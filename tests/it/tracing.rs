@@ -297,8 +297,10 @@ async fn an_unknown_type_is_logged_once_for_each_time_it_came() {
     let (capture, _guard) = Capture::begin();
     let queue = queue();
     let ezq = app(&queue).configure(|config| {
-        config.unknown_types =
-            UnknownTypes::Retry(ezq::handler::RetryPolicy::new(2, config.retry.backoff));
+        config.unknown_types = UnknownTypes::Retry(ezq::handler::RetryPolicy::new(
+            2,
+            config.retry.backoff.clone(),
+        ));
     });
 
     let ezq = ezq.connect().await.unwrap();

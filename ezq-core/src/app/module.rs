@@ -150,7 +150,7 @@ impl Module {
         for handler in &mut handlers {
             handler.states = handler.states.take().or_else(|| own.clone());
             handler.layers.splice(0..0, self.layers.iter().cloned());
-            handler.options = handler.options.or(self.options);
+            handler.options = std::mem::take(&mut handler.options).or(self.options.clone());
             handler.queue = handler.queue.take().or_else(|| self.queue.clone());
         }
         handlers

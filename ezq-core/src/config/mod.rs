@@ -167,7 +167,7 @@ pub struct Config {
 /// What becomes of an event whose type or version is not known to the application.
 ///
 /// During a rolling deployment another process may know it, so the default is to retry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownTypes {
     /// Retry it under this policy, then move it to the dead letters.

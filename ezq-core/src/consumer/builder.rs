@@ -125,7 +125,8 @@ impl Consumer {
     /// Starts the consumer again after a pause when it fails. Without it a consumer rides out what
     /// passes by itself, such as a lost connection, and ends on the rest: a right that was taken away,
     /// an engine that panicked. An application that is wrong itself ends the consumer in any case.
-    /// The pauses begin anew after a run of a minute. Defaults to no restart.
+    /// The pauses begin anew after a run of a minute. A [custom](Backoff::custom) backoff sees the
+    /// consumer's [`Error`](crate::Error) as the source. Defaults to no restart.
     ///
     /// ```
     /// # use ezq_core::app::App;
@@ -228,6 +229,7 @@ impl Consumer {
             app: Arc::clone(&self.app),
             queue: Ok(queue),
             tokens: self.tokens.clone(),
+            restart: self.restart.clone(),
             ..*self
         }
     }

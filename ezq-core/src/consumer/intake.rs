@@ -46,7 +46,7 @@ pub(crate) fn take_in(
     if let Some(error) = codecs.unknown(&delivery.headers) {
         let dispatcher = &scope.app.dispatcher;
         let message_id = delivery.receipt.message_id();
-        let settle = dispatcher.unread(queue, message_id, &delivery.headers, &error);
+        let settle = dispatcher.unread(queue, message_id, &delivery.headers, error);
         let disposition = Disposition::of(&settle);
         scope.settle_unhandled(delivery.receipt, settle, disposition);
         return None;

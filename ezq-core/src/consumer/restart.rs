@@ -11,6 +11,7 @@ use crate::consumer::run::run;
 use crate::consumer::settings::Settings;
 use crate::consumer::stop::listener::StopListener;
 use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::handler::outcome::HandlerError;
 use crate::handler::retry::Backoff;
 use crate::logging::error;
 use crate::observe::report::Report;
@@ -34,7 +35,7 @@ pub(crate) async fn run_with_restarts(
     loop {
         let started = Instant::now();
         let ended = run_caught(&app, &settings, &mut stops, status).await;
-        let (failure, backoff) = match (ended, restart) {
+        let (failure, backoff) = match (ended, &restart) {
             (Err(failure), Some(backoff)) if !is_final(&failure) => (failure, backoff),
             (ended, _) => {
                 return ended.map(|report| Report {
@@ -46,10 +47,11 @@ pub(crate) async fn run_with_restarts(
 
         let was_steady = started.elapsed() >= STEADY;
         failures = if was_steady { 1 } else { failures + 1 };
-        let why = error_chain(&failure);
-        let pause = backoff.next_delay(failures, &why);
-        error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
         status.restarts_after(&failure);
+        let why = error_chain(&failure);
+        let failure = HandlerError::retry(failure);
+        let pause = backoff.next_delay(failures, &failure, &settings.queue);
+        error!(queue = %settings.queue, error = why, ?pause, "consumer failed and starts again");
 
         let reason = match stops.requested() {
             // It failed while it stopped, and nothing runs any more.

@@ -22,7 +22,7 @@ use crate::handler::Handler;
 use crate::handler::call::Call;
 use crate::handler::context::Context;
 use crate::handler::invoke::Invoke;
-use crate::handler::outcome::{HandlerError, HandlerErrorKind};
+use crate::handler::outcome::HandlerError;
 use crate::logging::warn;
 use crate::message::settlement::HandlerName;
 use crate::publish::draft::Draft;
@@ -57,7 +57,7 @@ pub(super) async fn run(
         };
         match begun {
             Ok(begun) => transaction = Some(Arc::new(begun)),
-            Err(error) => return store_failed(handler, received, &error, HandlerErrorKind::Retry),
+            Err(error) => return store_failed(handler, received, error, HandlerError::retry),
         }
     }
 
@@ -106,7 +106,7 @@ pub(super) async fn run(
         Ok(Some(drafts)) => {
             finished(handler, received, services, transaction.as_ref(), drafts).await
         }
-        Err((action, error)) => RunOutcome::Failed(action, error),
+        Err(failure) => RunOutcome::Failed(failure),
     };
 
     if let (false, Some(transaction)) = (matches!(outcome, RunOutcome::Done(..)), transaction) {
@@ -122,28 +122,21 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     timeout: Option<Duration>,
     cancelled: impl Future<Output = ()>,
     invoke: impl FnOnce() -> F,
-) -> Result<Option<T>, Failure> {
+) -> Result<Option<T>, Box<Failure>> {
     let mut is_cancelled = false;
     // All of it is the user's code: the call, the drop of what is cut off, an error's text.
     //
     // The future of an attempt is allocated for each event, so it must stay small. Wrappers borrow
     // the inner future: one that takes it by value would hold it a second time.
     let guarded = AssertUnwindSafe(async {
-        let mut answer = pin!(async {
-            invoke()
-                .await
-                .map_err(|error| (error.kind, bounded(&error.to_string())))
-        });
+        let mut answer = pin!(async { invoke().await.map_err(Failure::new) });
         let limited = async {
             let Some(timeout) = timeout else {
                 return answer.as_mut().await;
             };
             match tokio::time::timeout(timeout, answer.as_mut()).await {
                 Ok(answer) => answer,
-                Err(_) => Err((
-                    HandlerErrorKind::Retry,
-                    format!("timed out after {timeout:?}"),
-                )),
+                Err(_) => Err(Failure::new(format!("timed out after {timeout:?}"))),
             }
         };
 
@@ -159,11 +152,12 @@ pub(super) async fn guarded<T, F: Future<Output = Result<T, HandlerError>>>(
     });
 
     guarded.catch_unwind().await.unwrap_or_else(|panic| {
-        let text = bounded(&format!("panicked: {}", panic_text(&*panic)));
+        let failure = Failure::new(format!("panicked: {}", panic_text(&*panic)));
         if !is_cancelled {
-            return Err((HandlerErrorKind::Retry, text));
+            return Err(failure);
         }
-        warn!(%handler, error = %text, "a cancelled handler panicked when it was dropped");
+        let error = failure.text();
+        warn!(%handler, error, "a cancelled handler panicked when it was dropped");
         Ok(None)
     })
 }
@@ -183,16 +177,14 @@ async fn finished(
         .collect();
     let returned = match returned {
         Ok(returned) => returned,
-        Err(error) => {
-            return RunOutcome::Failed(HandlerErrorKind::Fatal, bounded(&error_chain(&error)));
-        }
+        Err(error) => return RunOutcome::Failed(Failure::new(HandlerError::fatal(error))),
     };
 
     let Some(transaction) = transaction else {
         return RunOutcome::Done(returned, None);
     };
     if let Err(error) = transaction.accept_returned(services, &returned).await {
-        return store_failed(handler, received, &error, HandlerErrorKind::Fatal);
+        return store_failed(handler, received, error, HandlerError::fatal);
     }
     match transaction.close() {
         Some((unit, mut events)) => {
@@ -204,18 +196,18 @@ async fn finished(
 }
 
 /// What an error of the store means for a handler. A transient one counts as no attempt. Any other is
-/// a failure of the kind `otherwise`.
+/// a failure, of which `otherwise` says what it asks for.
 pub(super) fn store_failed(
     handler: &Handler,
     received: &Received,
-    error: &Error,
-    otherwise: HandlerErrorKind,
+    error: Error,
+    otherwise: fn(Error) -> HandlerError,
 ) -> RunOutcome {
-    let text = bounded(&error_chain(error));
     if !error.is_transient() && error.kind() != ErrorKind::QueueMissing {
-        return RunOutcome::Failed(otherwise, text);
+        return RunOutcome::Failed(Failure::new(otherwise(error)));
     }
 
+    let text = bounded(&error_chain(&error));
     warn!(
         queue = %received.queue,
         message_id = %received.receipt.message_id(),

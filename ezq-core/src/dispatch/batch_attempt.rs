@@ -19,21 +19,20 @@ use crate::dispatch::in_place::guard_start;
 use crate::dispatch::lost_lease;
 use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::engine::Outgoing;
-use crate::error::{Error, Result, error_chain};
+use crate::error::{Error, Result};
 use crate::handler::batch::{BatchCall, BatchResults};
 use crate::handler::call::Call;
 use crate::handler::context::Context;
-use crate::handler::outcome::{HandlerError, HandlerErrorKind};
+use crate::handler::outcome::HandlerError;
 use crate::publish::draft::Draft;
 use crate::publish::publisher::Publisher;
 use crate::publish::transaction::Transaction;
-use crate::text::bounded;
 
 /// How many trace contexts the span of a batch names: a log line repeats its span's fields.
 const MAX_TRACEPARENTS: usize = 16;
 
 /// What the handler said of one event: the events it returned for it, or its failure.
-type EventResult = Result<Vec<Outgoing>, Failure>;
+type EventResult = Result<Vec<Outgoing>, Box<Failure>>;
 
 /// What the handler said of a batch.
 struct Returned {
@@ -73,7 +72,7 @@ pub(super) async fn run(
     };
     let transaction = match begun {
         Ok(begun) => Arc::new(begun),
-        Err(error) => return batch_store_failed(runner, members, &error, HandlerErrorKind::Retry),
+        Err(error) => return batch_store_failed(runner, members, error, HandlerError::retry),
     };
 
     let result = match call(runner, members, Some(&transaction), starts).await {
@@ -131,14 +130,14 @@ async fn call(
         let mut called = (runner.invoke)(BatchCall { call, contexts });
         let BatchResults { shared, each } = guard_start(starts, Pin::new(&mut called)).await?;
         // An error's text is the user's code, so it is written here, where a panic is caught.
-        let each = each.into_iter().map(|result| result.map_err(failure));
+        let each = each.into_iter().map(|result| result.map_err(Failure::new));
         Ok((shared, each.collect::<Vec<_>>()))
     });
 
     match called.instrument(span).await {
         Ok(Some((shared, each))) => messages(runner, members, shared, each),
         Ok(None) => Err(RunOutcome::Cancelled),
-        Err((action, error)) => Err(RunOutcome::Failed(action, error)),
+        Err(failure) => Err(RunOutcome::Failed(failure)),
     }
 }
 
@@ -183,21 +182,16 @@ fn traceparents(members: &[Member]) -> Option<DebugValue<BTreeSet<&str>>> {
     (!distinct.is_empty()).then(|| debug(distinct))
 }
 
-fn failure(error: HandlerError) -> Failure {
-    (error.kind, bounded(&error.to_string()))
-}
-
 /// Makes messages of the events that the handler returned.
 fn messages(
     runner: BatchRunner<'_>,
     members: &[Member],
     shared: Vec<Draft>,
-    each: Vec<Result<Vec<Draft>, Failure>>,
+    each: Vec<Result<Vec<Draft>, Box<Failure>>>,
 ) -> Result<Returned, RunOutcome> {
     // No single event is the cause of what is returned for the batch as a whole.
     let publisher = Publisher::new(Arc::clone(runner.services));
-    let shared = finish_drafts(&publisher, shared)
-        .map_err(|(action, error)| RunOutcome::Failed(action, error))?;
+    let shared = finish_drafts(&publisher, shared).map_err(RunOutcome::Failed)?;
 
     let each = members.iter().zip(each).map(|(member, drafts)| {
         let publisher = Publisher::caused_by(runner.services, member.received());
@@ -215,7 +209,7 @@ fn finish_drafts(publisher: &Publisher, drafts: Vec<Draft>) -> EventResult {
         .into_iter()
         .map(|draft| publisher.finish(draft))
         .collect();
-    finished.map_err(|error| (HandlerErrorKind::Fatal, bounded(&error_chain(&error))))
+    finished.map_err(|error| Failure::new(HandlerError::fatal(error)))
 }
 
 /// Ends when the batch is of no use any more. With `any`, for a batch that commits as a whole, that is
@@ -256,7 +250,7 @@ async fn without_transaction(
             () = cancelled(members, false) => return Err(RunOutcome::Cancelled),
         };
         if let Err(error) = published {
-            return batch_store_failed(runner, members, &error, HandlerErrorKind::Retry);
+            return batch_store_failed(runner, members, error, HandlerError::retry);
         }
     }
 
@@ -267,7 +261,7 @@ async fn without_transaction(
             let shared = shared.take().unwrap_or_default();
             RunOutcome::Done([shared, outgoing].concat(), None)
         }
-        Err((action, error)) => RunOutcome::Failed(action, error),
+        Err(failure) => RunOutcome::Failed(failure),
     });
     Ok(outcomes.collect())
 }
@@ -285,14 +279,14 @@ async fn finish(
     let of_events = each.iter().flatten().flatten().cloned();
     let events: Vec<Outgoing> = shared.into_iter().chain(of_events).collect();
     if let Err(error) = transaction.accept_returned(runner.services, &events).await {
-        return batch_store_failed(runner, members, &error, HandlerErrorKind::Fatal);
+        return batch_store_failed(runner, members, error, HandlerError::fatal);
     }
 
     let is_any_done = each.iter().any(Result::is_ok);
     let Some((unit, mut outgoing)) = transaction.close().filter(|_| is_any_done) else {
         let outcomes = each.into_iter().map(|result| match result {
             Ok(_) => RunOutcome::StoreFailed("its transaction had ended".to_owned()),
-            Err((action, error)) => RunOutcome::Failed(action, error),
+            Err(failure) => RunOutcome::Failed(failure),
         });
         return Ok(outcomes.collect());
     };
@@ -317,7 +311,7 @@ async fn finish(
                 .map(|(member, result)| match result {
                     Ok(_) if member.is_sole => RunOutcome::Settled,
                     Ok(_) => RunOutcome::Marked,
-                    Err((action, error)) => RunOutcome::Failed(action, error),
+                    Err(failure) => RunOutcome::Failed(failure),
                 });
             Ok(outcomes.collect())
         }
@@ -327,7 +321,7 @@ async fn finish(
             Err(lost_lease::while_committing(deliveries))
         }
         Err(CommitError::Failed(error)) => {
-            batch_store_failed(runner, members, &error, HandlerErrorKind::Retry)
+            batch_store_failed(runner, members, error, HandlerError::retry)
         }
     }
 }
@@ -336,8 +330,8 @@ async fn finish(
 fn batch_store_failed(
     runner: BatchRunner<'_>,
     members: &[Member],
-    error: &Error,
-    otherwise: HandlerErrorKind,
+    error: Error,
+    otherwise: fn(Error) -> HandlerError,
 ) -> Result<Vec<RunOutcome>, RunOutcome> {
     let Some(first) = members.first() else {
         return Ok(Vec::new());

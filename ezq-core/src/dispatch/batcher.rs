@@ -166,9 +166,10 @@ async fn run_each(
         Err(failure) if members.len() == 1 => return vec![failure],
         Err(failure) => failure,
     };
-    if let RunOutcome::Failed(_, error) = &failure {
+    if let RunOutcome::Failed(failure) = failure {
         let handler = &runner.handler.name;
         let count = members.len();
+        let error = failure.text();
         warn!(%handler, count, error, "a batch failed: its events are handled one by one");
     }
 

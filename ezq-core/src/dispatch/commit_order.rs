@@ -13,7 +13,7 @@ use crate::dispatch::lost_lease;
 use crate::dispatch::run_outcome::RunOutcome;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::handler::Handler;
-use crate::handler::outcome::HandlerErrorKind;
+use crate::handler::outcome::HandlerError;
 use crate::message::settlement::{HandlerMark, HandlerState, Progress};
 use crate::publish::services::Services;
 
@@ -125,7 +125,7 @@ impl<'a> CommitOrder<'a> {
             Err(CommitError::Cancelled) => RunOutcome::Cancelled,
             Err(CommitError::LeaseLost) => lost_lease::while_committing(once(received)),
             Err(CommitError::Failed(error)) => {
-                store_failed(handler, received, &error, HandlerErrorKind::Retry)
+                store_failed(handler, received, error, HandlerError::retry)
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::config::UnknownTypes;
 use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::log::{log_dead_letter, log_delivery};
-use crate::dispatch::run_outcome::RunOutcome;
+use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, Settle};
 use crate::handler::Handler;
@@ -79,8 +79,8 @@ impl Dispatcher {
                     outgoing.extend(events);
                     HandlerMark::done_after(earlier)
                 }
-                RunOutcome::Failed(action, error) => {
-                    self.failed(handler, received, (action, error), earlier, now)
+                RunOutcome::Failed(failure) => {
+                    self.failed(handler, received, &failure, earlier, now)
                 }
             };
             marks.0.insert(name.clone(), mark);
@@ -100,18 +100,19 @@ impl Dispatcher {
         &self,
         handler: &Handler,
         received: &Received,
-        (action, error): (HandlerErrorKind, String),
+        failure: &Failure,
         earlier: Option<&HandlerMark>,
         now: DateTime<Utc>,
     ) -> HandlerMark {
         let name = &handler.name;
-        let policy = self.retry_policy(handler, received);
+        let kind = failure.error().kind();
+        let own_policy = self.retry_policy(handler, received);
         let earlier = earlier
             .cloned()
             .unwrap_or_else(|| HandlerMark::new(HandlerState::Retry));
         let attempts = HandlerMark::attempt_after(Some(&earlier));
 
-        let (policy, exhausted) = match (action, self.config.unknown_types) {
+        let (policy, exhausted) = match (kind, &self.config.unknown_types) {
             (HandlerErrorKind::Snooze(pause), _) => {
                 log_delivery!(debug, received, handler = %name, ?pause, "handler snoozed");
                 return HandlerMark {
@@ -122,20 +123,16 @@ impl Dispatcher {
             }
             (HandlerErrorKind::Discard, _)
             | (HandlerErrorKind::NewerVersion, UnknownTypes::Skip) => {
-                log_delivery!(info, received, handler = %name, reason = error, "event discarded");
+                log_delivery!(info, received, handler = %name, reason = failure.text(), "event discarded");
                 return HandlerMark::done_after(Some(&earlier));
             }
             (HandlerErrorKind::NewerVersion, UnknownTypes::Retry(policy)) => {
                 (policy, ReasonKind::NewerVersion)
             }
-            _ => (policy, ReasonKind::MaxAttempts),
+            _ => (&own_policy, ReasonKind::MaxAttempts),
         };
 
-        let retry_in = match action {
-            HandlerErrorKind::RetryAfter(pause) => pause,
-            _ => policy.backoff.next_delay(attempts, &error),
-        };
-        let reason = match action {
+        let reason = match kind {
             HandlerErrorKind::Fatal => Some(ReasonKind::Fatal),
             HandlerErrorKind::Undecodable => Some(ReasonKind::Undecodable),
             HandlerErrorKind::NewerVersion
@@ -146,24 +143,32 @@ impl Dispatcher {
             _ => (attempts >= policy.max_attempts).then_some(exhausted),
         };
 
+        // A custom backoff is asked only if there is a next attempt.
+        let due = reason.is_none().then(|| {
+            let pause = match kind {
+                HandlerErrorKind::RetryAfter(pause) => pause,
+                _ => policy.backoff.next_delay(attempts, failure.error(), name),
+            };
+            after(now, pause)
+        });
+
         let mut errors = earlier.errors;
         let record = ErrorRecord {
             at: now,
             attempt: attempts,
-            error,
+            error: failure.text().to_owned(),
         };
         record.add_to(&mut errors);
 
-        let is_dead = reason.is_some();
         HandlerMark {
-            state: if is_dead {
+            state: if reason.is_some() {
                 HandlerState::Dead
             } else {
                 HandlerState::Retry
             },
             reason,
             attempts,
-            due: (!is_dead).then(|| after(now, retry_in)),
+            due,
             errors,
         }
     }

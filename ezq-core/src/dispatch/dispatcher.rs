@@ -38,14 +38,13 @@ impl Dispatcher {
         let mut limits = HashMap::new();
         let mut batches = HashMap::new();
         for handler in registry.handlers() {
-            let options = options(&config, handler);
-            if let Some(limit) = options.concurrency {
+            if let Some(limit) = option(&config, handler, |options| options.concurrency) {
                 // More permits than the semaphore holds are no limit.
                 let permits = limit.min(Semaphore::MAX_PERMITS);
                 limits.insert(handler.name.clone(), Semaphore::new(permits));
             }
             if matches!(handler.invoke, Invoke::Batch(_)) {
-                batches.insert(handler.name.clone(), options.batch());
+                batches.insert(handler.name.clone(), batch_limits(&config, handler));
             }
         }
 
@@ -61,18 +60,25 @@ impl Dispatcher {
 
     /// How long one run of a handler may take; `None` is no limit.
     pub(super) fn timeout(&self, handler: &Handler) -> Option<Duration> {
-        options(&self.config, handler)
-            .timeout
+        option(&self.config, handler, |options| options.timeout)
             .unwrap_or(self.config.handler_timeout)
     }
 
-    /// How often a handler is tried on a delivery. The message may ask for another number of attempts.
+    /// How often a handler is tried on a delivery, and when. The message may ask for another number
+    /// of attempts.
     pub(super) fn retry_policy(&self, handler: &Handler, received: &Received) -> RetryPolicy {
-        let mut policy = options(&self.config, handler).retry(self.config.retry);
-        if let Some(attempts) = received.headers.number(MAX_ATTEMPTS) {
-            policy.max_attempts = attempts.max(1);
+        let defaults = &self.config.retry;
+        let max_attempts = received
+            .headers
+            .number(MAX_ATTEMPTS)
+            .or_else(|| option(&self.config, handler, |options| options.max_attempts))
+            .unwrap_or(defaults.max_attempts);
+        let backoff = option(&self.config, handler, |options| options.backoff.as_ref());
+
+        RetryPolicy {
+            max_attempts: max_attempts.max(1),
+            backoff: backoff.unwrap_or(&defaults.backoff).clone(),
         }
-        policy
     }
 
     /// The backlogs of a queue's handlers with a limit, for a consumer that holds so many waiting runs
@@ -88,10 +94,23 @@ impl Dispatcher {
     }
 }
 
-/// The options of a handler: what the configuration sets, else what its own code sets.
-fn options(config: &Config, handler: &Handler) -> HandlerOptions {
-    match config.handlers.get(&handler.name) {
-        Some(over) => over.or(handler.options),
-        None => handler.options,
+fn batch_limits(config: &Config, handler: &Handler) -> BatchLimits {
+    let defaults = BatchLimits::default();
+    BatchLimits {
+        size: option(config, handler, |options| options.batch_size).unwrap_or(defaults.size),
+        wait: option(config, handler, |options| options.batch_wait).unwrap_or(defaults.wait),
     }
+}
+
+/// An option of a handler: what the configuration sets, else what its own code sets.
+///
+/// One at a time, because each event asks for the timeout: a copy of all options would count another
+/// reference to a custom backoff.
+fn option<'a, T>(
+    config: &'a Config,
+    handler: &'a Handler,
+    pick: impl Fn(&'a HandlerOptions) -> Option<T>,
+) -> Option<T> {
+    let configured = config.handlers.get(&handler.name).and_then(&pick);
+    configured.or_else(|| pick(&handler.options))
 }

@@ -16,7 +16,7 @@ use crate::dispatch::commit::{CommitError, commit};
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::permit::permit;
 use crate::dispatch::run::Dispatch;
-use crate::dispatch::run_outcome::RunOutcome;
+use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, UnitOfWork};
 use crate::error::{Error, ErrorKind, Result, error_chain};
@@ -159,7 +159,7 @@ impl Dispatcher {
                 Err(error) => failed(error),
             },
             RunOutcome::Marked | RunOutcome::Settled => InlineOutcome::Done,
-            RunOutcome::Failed(action, error) => handler_failed(action, error),
+            RunOutcome::Failed(failure) => handler_failed(&failure),
             RunOutcome::StoreFailed(error) => {
                 failed(format!("its transaction could not begin: {error}"))
             }
@@ -218,8 +218,9 @@ impl Dispatcher {
 }
 
 /// What the handler's own error asks for.
-fn handler_failed(action: HandlerErrorKind, error: String) -> InlineOutcome {
-    match action {
+fn handler_failed(failure: &Failure) -> InlineOutcome {
+    let error = failure.text().to_owned();
+    match failure.error().kind() {
         HandlerErrorKind::Discard => InlineOutcome::Discarded(error),
         HandlerErrorKind::Snooze(after) | HandlerErrorKind::RetryAfter(after) => {
             InlineOutcome::PutOff { after, error }

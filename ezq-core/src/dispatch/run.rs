@@ -141,7 +141,8 @@ impl Dispatcher {
         for (handler, outcome) in handlers.iter().zip(join_all(runs).await) {
             match outcome {
                 RunOutcome::Done(events, _) => outgoing.extend(events),
-                RunOutcome::Failed(_, error) => {
+                RunOutcome::Failed(failure) => {
+                    let error = failure.text();
                     log_delivery!(warn, received, handler = %handler.name, error, "handler failed");
                 }
                 RunOutcome::Cancelled

@@ -12,6 +12,7 @@ use crate::dispatch::conclude::dead_letter;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::work::Work;
 use crate::engine::Settle;
+use crate::handler::outcome::HandlerError;
 use crate::handler::retry::Backoff;
 use crate::message::settlement::{
     ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
@@ -54,7 +55,8 @@ impl Dispatcher {
         };
         record.add_to(&mut errors);
 
-        let retry_in = BACKOFF.next_delay(attempts, &error);
+        let handler_error = HandlerError::retry(error.clone());
+        let retry_in = BACKOFF.next_delay(attempts, &handler_error, &received.queue);
         let mark = HandlerMark {
             attempts,
             errors,

@@ -13,6 +13,7 @@ use crate::dispatch::work::Work;
 use crate::engine::Settle;
 use crate::error::Error;
 use crate::event::envelope::Envelope;
+use crate::handler::outcome::HandlerError;
 use crate::logging::warn;
 use crate::message::headers::{CAUSATION_ID, Headers};
 use crate::message::message_id::MessageId;
@@ -51,7 +52,7 @@ impl Dispatcher {
         if !is_caused && self.config.unknown_types != UnknownTypes::Skip {
             self.unknown_reasons.add(&received.queue, &why);
         }
-        self.put_off(&message, ReasonKind::UnknownType, &why)
+        self.put_off(&message, ReasonKind::UnknownType, &HandlerError::retry(why))
     }
 
     /// Why nothing here takes a type: the queue may be the wrong one.
@@ -86,7 +87,7 @@ impl Dispatcher {
         queue: &QueueName,
         message_id: &MessageId,
         headers: &Headers,
-        error: &Error,
+        error: Error,
     ) -> Settle {
         let message = UnknownMessage {
             queue,
@@ -94,11 +95,20 @@ impl Dispatcher {
             envelope: None,
             headers,
         };
-        self.put_off(&message, ReasonKind::Undecodable, &error.to_string())
+        self.put_off(
+            &message,
+            ReasonKind::Undecodable,
+            &HandlerError::retry(error),
+        )
     }
 
     /// Skips an unknown message, retries it or gives it up, as the configuration says.
-    fn put_off(&self, message: &UnknownMessage<'_>, kind: ReasonKind, why: &str) -> Settle {
+    fn put_off(
+        &self,
+        message: &UnknownMessage<'_>,
+        kind: ReasonKind,
+        error: &HandlerError,
+    ) -> Settle {
         let UnknownMessage {
             queue,
             message_id,
@@ -107,11 +117,11 @@ impl Dispatcher {
         } = message;
         let event_id = envelope.map(Envelope::id);
         let event_type = envelope.map(Envelope::event_type);
-        let why = bounded(why);
+        let why = bounded(&error.to_string());
 
         let name = HandlerName::from(UNKNOWN);
         let attempts = HandlerMark::attempt_after(Progress::from_headers(headers).0.get(&name));
-        let policy = match self.config.unknown_types {
+        let policy = match &self.config.unknown_types {
             UnknownTypes::Skip => {
                 info!(%queue, %message_id, event_id, event_type, why, "event skipped");
                 return Settle::Ack {
@@ -135,7 +145,7 @@ impl Dispatcher {
             }
         };
 
-        let after = policy.backoff.next_delay(attempts, &why);
+        let after = policy.backoff.next_delay(attempts, error, queue);
         warn!(%queue, %message_id, event_id, event_type, attempts, retry_in = ?after, "{why}");
         let mark = HandlerMark {
             attempts,

@@ -7,7 +7,8 @@
 //!   run: [`Context`], [`State`], an [`Extension`], a [`Publisher`](crate::publish::Publisher).
 //! - It returns events or an [outcome](HandlerOutput). A [`HandlerError`] says what becomes of an event
 //!   that failed, and [`HandlerResultExt`] makes one of any error.
-//! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again.
+//! - [`RetryPolicy`] and [`Backoff`] say how often and when it runs again. A backoff of your own is a
+//!   function of a [`FailedAttempt`].
 //! - A [`Layer`] is code of your own around handlers, and a [`Module`](crate::app::Module) keeps
 //!   handlers together with their states, layers and options.
 //!
@@ -51,4 +52,4 @@ pub use invoke::HandlerFuture;
 pub use layer::{HandlerResult, Layer, Next, Returned};
 pub use options::HandlerOptions;
 pub use outcome::{Emit, HandlerError, HandlerErrorKind, HandlerOutput, HandlerResultExt};
-pub use retry::{Backoff, Jitter, RetryPolicy};
+pub use retry::{Backoff, CustomBackoff, FailedAttempt, Jitter, RetryPolicy};

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::batch::BatchLimits;
-use super::retry::{Backoff, RetryPolicy};
+use super::retry::Backoff;
 
 /// The options of one handler. An option that is `None` falls back to the application's.
 ///
@@ -18,7 +17,7 @@ use super::retry::{Backoff, RetryPolicy};
 /// assert_eq!(merged.timeout, Some(None));
 /// assert_eq!(merged.concurrency, Some(8));
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerOptions {
     /// How long one run may take; `Some(None)` is no limit.
@@ -89,21 +88,6 @@ impl HandlerOptions {
             concurrency: self.concurrency.or(other.concurrency),
             batch_size: self.batch_size.or(other.batch_size),
             batch_wait: self.batch_wait.or(other.batch_wait),
-        }
-    }
-
-    pub(crate) fn batch(&self) -> BatchLimits {
-        let defaults = BatchLimits::default();
-        BatchLimits {
-            size: self.batch_size.unwrap_or(defaults.size),
-            wait: self.batch_wait.unwrap_or(defaults.wait),
-        }
-    }
-
-    pub(crate) fn retry(&self, defaults: RetryPolicy) -> RetryPolicy {
-        RetryPolicy {
-            max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts).max(1),
-            backoff: self.backoff.unwrap_or(defaults.backoff),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod background;
+mod backoffs;
 mod blocking;
 mod consumer;
 mod engines;

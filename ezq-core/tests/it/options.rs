@@ -151,7 +151,7 @@ fn options_of_a_handler_that_mean_nothing_are_refused() {
     ];
     for (name, options) in configured {
         let set = |config: &mut Config| {
-            config.handlers.insert(name.into(), options);
+            config.handlers.insert(name.into(), options.clone());
         };
         let error = build(plain(), set).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Configuration, "{options:?}");

@@ -6,7 +6,7 @@ use crate::{
     suggest,
 };
 use std::time::Duration;
-use syn::{Error, LitStr, Path, Result};
+use syn::{Error, Expr, LitStr, Result};
 
 const KEYS: &[Key] = &[
     Key::once("max_attempts", "max_attempts = 5"),
@@ -44,13 +44,14 @@ pub(super) enum Backoff {
         initial: Duration,
         max: Duration,
     },
-    Custom(Path),
+    /// A function of the user's, or an expression that makes one.
+    Custom(Expr),
 }
 
 /// The value of `backoff`.
 enum Curve {
     Named(&'static str),
-    Custom(Path),
+    Custom(Expr),
 }
 
 pub(super) fn validate(entry: &Entry, errors: &mut Errors) -> Retry {
@@ -119,12 +120,12 @@ fn backoff(entries: &Entries, errors: &mut Errors) -> Option<Backoff> {
                 has_jitter: has_jitter.unwrap_or(Some(true))?,
             })
         }
-        Curve::Custom(path) => {
+        Curve::Custom(function) => {
             let message = "a backoff of your own has neither `initial` nor `max`: it decides alone";
             refuse("initial", message, entries, errors);
             refuse("max", message, entries, errors);
             refuse_growth(entries, errors);
-            Some(Backoff::Custom(path))
+            Some(Backoff::Custom(function))
         }
     }
 }
@@ -144,9 +145,10 @@ fn refuse(key: &str, message: &str, entries: &Entries, errors: &mut Errors) {
 }
 
 fn curve(entry: &Entry) -> Result<Curve> {
-    // A path and a string cannot be confused, so that no name of a curve is taken from users.
-    if let Ok(path) = entry.parse::<Path>() {
-        return Ok(Curve::Custom(path));
+    // A function and a string cannot be confused, so that no name of a curve is taken from users.
+    let value: Expr = entry.parse()?;
+    if !matches!(value, Expr::Lit(_)) {
+        return Ok(Curve::Custom(value));
     }
     let literal: LitStr = entry.parse()?;
     let text = literal.value();

@@ -177,6 +177,11 @@ fn fills_in_the_rest_of_a_backoff() {
 
     let text = backoff(quote!(retry(backoff = pauses::patient)));
     assert!(text.contains("Backoff::custom(pauses::patient)"), "{text}");
+    let text = backoff(quote!(retry(backoff = pauses::patient(7))));
+    assert!(
+        text.contains("Backoff::custom(pauses::patient(7))"),
+        "{text}"
+    );
     let text = backoff(quote!(retry(backoff = "linear", initial = "1h")));
     assert!(text.contains("linear(::core::time::Duration::new(3600u64,0u32),::core::time::Duration::new(3600u64,0u32))"), "{text}");
 }

@@ -280,6 +280,51 @@ async fn a_pause_beyond_every_calendar_is_kept_as_far_as_it_goes() {
     assert_eq!(held(&ezq, &queue).await, [0, 2, 0, 0]);
 }
 
+#[derive(Debug)]
+struct Busy;
+
+impl std::fmt::Display for Busy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("busy")
+    }
+}
+
+impl std::error::Error for Busy {}
+
+#[tokio::test]
+async fn a_custom_backoff_decides_by_attempt_and_typed_error() {
+    let queue = queue();
+    let asked = Log::new();
+    let log = asked.clone();
+    let backoff = Backoff::custom(move |failed| {
+        let is_busy = failed.error.source().is::<Busy>();
+        log.push((failed.number, is_busy));
+        if is_busy {
+            Duration::ZERO
+        } else {
+            Duration::MAX
+        }
+    });
+    let handler = Handler::on("fails", |event: Numbered| async move {
+        match event.n {
+            1 => Err::<(), HandlerError>(Busy.into()),
+            _ => Err("busy".into()),
+        }
+    });
+
+    let builder = app(&queue).register(handler.max_attempts(3).backoff(backoff));
+    let ezq = builder.connect().await.unwrap();
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    drain(&ezq).await;
+    assert_eq!(asked.take(), [(1, true), (2, true)]);
+    assert_eq!(only_dead(&ezq, &queue).await.reason.unwrap().attempts, 3);
+
+    ezq.publish(&Numbered { n: 2 }).await.unwrap();
+    assert_eq!(drain(&ezq).await.counts.retried, 1);
+    assert_eq!(asked.take(), [(1, false)]);
+    assert_eq!(held(&ezq, &queue).await, [0, 1, 0, 1]);
+}
+
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 #[tokio::test]

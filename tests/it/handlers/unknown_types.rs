@@ -32,7 +32,7 @@ async fn an_unknown_type_is_retried_then_a_dead_letter_or_skipped() {
         let (handler, _) = failing("numbered", 0);
         let builder = app(&queue)
             .register(handler)
-            .configure(|c| c.unknown_types = policy);
+            .configure(|c| c.unknown_types = policy.clone());
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&named("unheard")).await.unwrap();
 
@@ -88,7 +88,7 @@ async fn a_newer_version_is_not_guessed_at() {
         let (handler, log) = failing("old", 0);
         let builder = app(&queue)
             .register(handler)
-            .configure(|c| c.unknown_types = policy);
+            .configure(|c| c.unknown_types = policy.clone());
         let ezq = builder.connect().await.unwrap();
         ezq.publish(&Newer { n: 1 }).await.unwrap();
 

@@ -78,7 +78,9 @@ pub mod events {
 /// Handlers.
 pub mod handlers {
     use super::events::{Any, Counted, Moved, OrderPaid, Started, Weather};
+    use ezq::handler::FailedAttempt;
     use ezq::prelude::*;
+    use std::time::Duration;
 
     /// Takes the event alone, and waits for nothing.
     #[on_event]
@@ -112,7 +114,15 @@ pub mod handlers {
         Counted(count)
     }
 
-    #[on_event(retry(max_attempts = 1))]
+    fn patient(failed: &FailedAttempt<'_>) -> Duration {
+        Duration::from_secs(5) * failed.number
+    }
+
+    fn steps(step: Duration) -> impl Fn(&FailedAttempt<'_>) -> Duration {
+        move |failed| step * failed.number
+    }
+
+    #[on_event(retry(max_attempts = 3, backoff = patient))]
     async fn returns_events(_event: Any) -> Result<(Vec<Counted>, Option<Started>), HandlerError> {
         Ok((Vec::new(), Some(Started)))
     }
@@ -137,7 +147,7 @@ pub mod handlers {
         name = "reports.weekly",
         queue = "reports",
         timeout = "5m",
-        retry(max_attempts = 2),
+        retry(max_attempts = 2, backoff = steps(Duration::from_secs(7))),
         concurrency = 1,
     )]
     pub(crate) async fn weekly(

@@ -14,7 +14,7 @@ use ezq_core::config::{Config, UnknownTypes};
 use ezq_core::consumer::StopReason;
 use ezq_core::engine::{Engine as _, Outgoing};
 use ezq_core::event::{AttributeValue, Envelope, Event, VERSION_ATTRIBUTE};
-use ezq_core::handler::{Backoff, Handler, HandlerError};
+use ezq_core::handler::{Backoff, FailedAttempt, Handler, HandlerError};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{
@@ -347,6 +347,9 @@ fn a_name_that_no_store_can_keep_is_refused_at_build() {
 #[test]
 fn the_longest_backoff_is_no_overflow() {
     let longest = Backoff::exponential(Duration::MAX, Duration::MAX);
-    assert_eq!(longest.delay(1, "", 1.0), Duration::MAX);
-    assert_eq!(longest.delay(1, "", f64::NAN), Duration::MAX);
+    let error = HandlerError::retry("no");
+    for random in [1.0, f64::NAN] {
+        let failed = FailedAttempt::new(1, &error, random);
+        assert_eq!(longest.delay(&failed), Duration::MAX);
+    }
 }

@@ -50,6 +50,7 @@ async fn an_error_that_panics_when_it_is_written_is_a_failed_attempt() {
     );
 }
 
+#[derive(Debug)]
 struct Bomb;
 
 impl Drop for Bomb {
@@ -71,6 +72,46 @@ async fn a_handler_that_panics_when_it_is_cut_off_is_a_failed_attempt() {
     app.publish(&Step { n: 0 }).await.unwrap();
     within(app.consumer().until_idle().run()).await.unwrap();
     assert_eq!(the_dead_letter(&app).await.kind, ReasonKind::MaxAttempts);
+}
+
+#[derive(Debug)]
+struct Unstable {
+    _bomb: Bomb,
+}
+
+impl fmt::Display for Unstable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unstable")
+    }
+}
+
+impl std::error::Error for Unstable {}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_panics_when_it_is_dropped_is_a_failed_attempt() {
+    let error = || Unstable { _bomb: Bomb };
+    let single = Handler::on("fails", move |_: Step| async move { Err::<(), _>(error()) });
+    let batch = Handler::on_batch("fails", move |batch: Batch<Step>| async move {
+        batch
+            .iter()
+            .map(|_| Err::<(), _>(error()))
+            .collect::<Vec<_>>()
+    });
+
+    for handler in [single, batch] {
+        let (logs, _guard) = Logs::begin();
+        let (app, _) = app(handler.max_attempts(2), |_| {});
+        app.publish(&Step { n: 0 }).await.unwrap();
+
+        let consumer = app.consumer().spawn();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        consumer.stop();
+
+        let reason = the_dead_letter(&app).await;
+        assert_eq!((reason.kind, reason.attempts), (ReasonKind::MaxAttempts, 2));
+        assert_eq!(reason.error, "unstable");
+        assert_eq!(logs.count(Level::WARN, "panicked when it was dropped"), 2);
+    }
 }
 
 /// Handlers that panic when they are cut off, for one event and for a batch.

@@ -87,7 +87,7 @@ fn backoff(backoff: &Backoff, private: &TokenStream) -> TokenStream {
             let max = duration(*max);
             quote!(linear(#initial, #max))
         }
-        Backoff::Custom(path) => quote!(custom(#path)),
+        Backoff::Custom(function) => quote!(custom(#function)),
     };
     quote!(.backoff(#private::Backoff::#value))
 }
