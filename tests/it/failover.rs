@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
-use ezq::{Handler, QueueName};
+use ezq::{ErrorKind, Ezq, Handler, QueueName};
 use tokio::sync::watch;
 
 use crate::child::Job;
@@ -151,6 +151,23 @@ async fn publish(url: &str, queue: &QueueName, numbers: impl Iterator<Item = i64
     let jobs: Vec<Job> = numbers.map(|n| Job { n }).collect();
     publisher.publish_all(&jobs).queue(queue).await.unwrap();
     publisher.close().await;
+}
+
+#[tokio::test]
+async fn a_url_that_asks_for_the_primary_is_refused_by_a_standby() {
+    let pair = Pair::start().await;
+    app(&pair.url(), []).await.close().await;
+    pair.is_caught_up().await;
+
+    for target in ["primary", "read-write"] {
+        let standby = format!("{}&target_session_attrs={target}", pair.standby.url());
+        let error = Ezq::builder().database_url(&standby).connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transient, "{target}: {error}");
+        assert!(error.to_string().contains("takes no writes"), "{error}");
+
+        let primary = format!("{}&target_session_attrs={target}", pair.primary.url());
+        app(&primary, []).await.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

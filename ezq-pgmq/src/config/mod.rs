@@ -2,10 +2,12 @@
 
 mod environment;
 mod options;
+mod parameters;
 mod place;
 pub(crate) mod tls;
 mod url;
 
 pub(crate) use options::OptionsFrom;
 pub use options::PgmqConfig;
+pub(crate) use parameters::Target;
 pub(crate) use place::Place;

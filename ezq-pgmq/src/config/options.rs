@@ -9,6 +9,7 @@ use ezq_core::{Error, ErrorKind, Result};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
+use super::parameters::Target;
 use super::place::Place;
 
 /// No server allows more (`MAX_BACKENDS`), and a pool allocates a place for each.
@@ -32,6 +33,7 @@ pub(crate) type OptionsFrom = Arc<dyn Fn() -> PgConnectOptions + Send + Sync>;
 pub struct PgmqConfig {
     pub(crate) options: PgConnectOptions,
     pub(crate) options_from: Option<OptionsFrom>,
+    pub(crate) target: Target,
     pub(crate) pool: Option<PgPool>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) manage_schema: bool,
@@ -47,11 +49,20 @@ impl PgmqConfig {
     /// `sslmode` and `host` (a socket's folder) are those of libpq, as far as the driver knows
     /// them. Several hosts, `service` and `sslpassword` are refused.
     ///
+    /// With `target_session_attrs=read-write` or `primary`, each connection that leads to a standby is
+    /// refused; `read-write` also refuses a server whose transactions are read-only by default. The
+    /// other values of libpq are refused, since ezq writes. `channel_binding` may be `prefer` or
+    /// `disable`: the driver does no channel binding, so `require` is refused.
+    ///
     /// # Errors
     /// [`ErrorKind::Configuration`] when it is not such a URL. The message does not repeat it,
     /// since it may hold a password.
     pub fn url(url: &str) -> Result<Self> {
-        Ok(Self::options(crate::config::url::read(url)?))
+        let url = crate::config::url::read(url)?;
+        Ok(Self {
+            target: url.target,
+            ..Self::options(url.options)
+        })
     }
 
     /// The development Postgres of this process, started by the first call.
@@ -82,6 +93,7 @@ impl PgmqConfig {
         Self {
             options,
             options_from: None,
+            target: Target::default(),
             pool: None,
             max_connections: None,
             manage_schema: true,

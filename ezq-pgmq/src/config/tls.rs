@@ -54,7 +54,7 @@ mod tests {
             let options = url::read(&format!(
                 "postgres://app:secret@db.example/shop?sslmode={mode}"
             ));
-            let options = options.unwrap();
+            let options = options.unwrap().options;
             check_with(&options, true).unwrap();
 
             let checked = check_with(&options, false);

@@ -6,6 +6,8 @@ use std::str::FromStr as _;
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnectOptions;
 
+use crate::config::parameters::{self, Target};
+
 /// The parameters that the driver knows. It would log the value of any other.
 const KNOWN: [&str; 18] = [
     "sslmode",
@@ -28,11 +30,18 @@ const KNOWN: [&str; 18] = [
     "options",
 ];
 
+/// What a database URL says.
+#[derive(Debug)]
+pub(crate) struct DatabaseUrl {
+    pub(crate) options: PgConnectOptions,
+    pub(crate) target: Target,
+}
+
 /// Parses a database URL.
 ///
 /// # Errors
 /// [`ErrorKind::Configuration`], which repeats nothing that may be a password.
-pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
+pub(crate) fn read(url: &str) -> Result<DatabaseUrl> {
     let rest = url
         .strip_prefix("postgres://")
         .or_else(|| url.strip_prefix("postgresql://"));
@@ -52,13 +61,20 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
     let hosts = authority
         .rsplit_once('@')
         .map_or(authority, |(_, hosts)| hosts);
-    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
     let mut is_list = hosts.contains(',');
+    let mut target = Target::default();
+    let mut for_driver = Vec::new();
 
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if !KNOWN.contains(&name) && !name.starts_with("options[") {
-            return Err(unknown(name));
+        match name {
+            "channel_binding" => parameters::check_channel_binding(value)?,
+            "target_session_attrs" => target = Target::read(value)?,
+            _ if KNOWN.contains(&name) || name.starts_with("options[") => {
+                for_driver.push(parameter);
+            }
+            _ => return Err(unknown(name)),
         }
         is_list |= matches!(name, "host" | "hostaddr" | "port")
             && (value.contains(',') || value.to_ascii_lowercase().contains("%2c"));
@@ -70,8 +86,16 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
         return Err(Error::new(ErrorKind::Configuration, text));
     }
 
+    let url = format!("{address}?{}", for_driver.join("&"));
     // The driver's error may quote a part of the URL.
-    let options = PgConnectOptions::from_str(url).map_err(|_| unreadable())?;
+    let options = PgConnectOptions::from_str(&url).map_err(|_| unreadable())?;
+    Ok(DatabaseUrl {
+        options: without_brackets(options),
+        target,
+    })
+}
+
+fn without_brackets(options: PgConnectOptions) -> PgConnectOptions {
     // The driver keeps the brackets of an IPv6 address, and would then resolve a host of that name.
     let host = options.get_host();
     match host
@@ -79,8 +103,8 @@ pub(crate) fn read(url: &str) -> Result<PgConnectOptions> {
         .and_then(|host| host.strip_suffix(']'))
         .map(str::to_owned)
     {
-        Some(address) => Ok(options.host(&address)),
-        None => Ok(options),
+        Some(address) => options.host(&address),
+        None => options,
     }
 }
 
@@ -103,7 +127,7 @@ fn unknown(name: &str) -> Error {
     let text = format!(
         "the parameter {name} of the database URL is not supported: ezq knows {}; a service file or a \
          key's password is not read",
-        KNOWN.join(", ")
+        [&KNOWN[..], &parameters::NAMES].concat().join(", ")
     );
     Error::new(ErrorKind::Configuration, text)
 }
@@ -118,17 +142,15 @@ mod tests {
             "postgres://app@[::1]:5433/db",
             "postgres://app@[fe80::1]/db?sslmode=disable",
         ] {
-            let options = read(url).unwrap();
+            let options = read(url).unwrap().options;
             assert!(
                 !options.get_host().contains(['[', ']']),
                 "{}",
                 options.get_host()
             );
         }
-        assert_eq!(
-            read("postgres://app@[::1]:5433/db").unwrap().get_port(),
-            5433
-        );
+        let with_port = read("postgres://app@[::1]:5433/db").unwrap().options;
+        assert_eq!(with_port.get_port(), 5433);
     }
 
     #[test]
@@ -163,12 +185,57 @@ mod tests {
 
     #[test]
     fn reads_what_it_should() {
-        let options =
-            read("postgres://app:p%2F%40@db.example/shop?application_name=a%40b").unwrap();
+        let url = "postgres://app:p%2F%40@db.example/shop?application_name=a%40b";
+        let options = read(url).unwrap().options;
         assert_eq!(options.get_host(), "db.example");
         assert_eq!(options.get_database(), Some("shop"));
         assert_eq!(options.get_application_name(), Some("a@b"));
         read("postgres://localhost:5432/postgres?host=%2Ftmp%2Fpg&sslmode=disable").unwrap();
         read("postgres://a@h/db?options=-c%20geqo%3Doff&options[jit]=off").unwrap();
+        read("postgres://a@h/db?").unwrap();
+    }
+
+    #[test]
+    fn reads_what_hosted_databases_add_and_hands_the_rest_to_the_driver() {
+        let url = "postgres://a@h/db?target_session_attrs=read-write&application_name=shop\
+                   &channel_binding=prefer";
+        let read_write = read(url).unwrap();
+        assert_eq!(read_write.target, Target::ReadWrite);
+        assert_eq!(read_write.options.get_application_name(), Some("shop"));
+        assert_eq!(read_write.options.get_database(), Some("db"));
+
+        for (value, target) in [("primary", Target::Primary), ("any", Target::Any)] {
+            let url = format!("postgres://a@h/db?target_session_attrs={value}");
+            assert_eq!(read(&url).unwrap().target, target);
+        }
+        assert_eq!(read("postgres://a@h/db").unwrap().target, Target::Any);
+        read("postgres://a@h/db?channel_binding=disable&sslmode=require").unwrap();
+    }
+
+    #[test]
+    fn a_channel_binding_that_the_driver_cannot_give_is_refused_with_what_to_write() {
+        let refused = |query: &str| {
+            let error = read(&format!("postgres://a:hunter2@h/db?{query}")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+            error.to_string()
+        };
+        let required = refused("sslmode=require&channel_binding=require");
+        assert!(required.contains("sslmode=verify-full"), "{required}");
+        assert!(refused("channel_binding=on").contains("`prefer` or `disable`"));
+        assert!(refused("channel_binding").contains("`prefer` or `disable`"));
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_written_to_is_no_target() {
+        for value in ["read-only", "standby", "prefer-standby", "", "hunter2"] {
+            let url = format!("postgres://a@h/db?target_session_attrs={value}");
+            let error = read(&url).unwrap_err().to_string();
+            assert!(
+                error.contains("`read-write`, `primary` or `any`"),
+                "{error}"
+            );
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 }

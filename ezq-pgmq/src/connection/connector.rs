@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool, Row as _};
 use tokio::time::timeout;
 
-use crate::config::{OptionsFrom, PgmqConfig, Place, tls};
+use crate::config::{OptionsFrom, PgmqConfig, Place, Target, tls};
 use crate::connection::runtime::Runtime;
 use crate::error;
 use crate::message::encoding::Encoding;
@@ -85,6 +85,8 @@ pub(crate) struct Connector {
     /// Where the options come from, if they may change, as a password does.
     source: Option<OptionsFrom>,
     options: PgConnectOptions,
+    /// The server that each session must have reached.
+    target: Target,
     place: Place,
     connect_timeout: Duration,
     statement_timeout: Option<Duration>,
@@ -119,6 +121,7 @@ impl Connector {
             source,
             place: Place::of(&options),
             options,
+            target: config.target,
             connect_timeout: config.connect_timeout,
             statement_timeout: config.statement_timeout,
             runtime: Runtime::default(),
@@ -165,22 +168,30 @@ impl Connector {
             let row = row.fetch_one(&mut connection).await?;
             let pid = row.try_get(0)?;
             let encoding = Encoding::of(row.try_get(1)?);
+            let is_missed: bool = row.try_get(2)?;
             keep_alive(&mut connection).await?;
 
-            Ok(Session {
+            let session = Session {
                 connection,
                 pid,
                 encoding,
-            })
+            };
+            Ok((session, is_missed))
         };
 
-        match timeout(self.connect_timeout, open).await {
-            Ok(result) => result.map_err(|failure| error::of(failure, &self.place)),
-            Err(_) => Err(error::timed_out(&self.place, self.connect_timeout)),
+        let opened = timeout(self.connect_timeout, open)
+            .await
+            .map_err(|_| error::timed_out(&self.place, self.connect_timeout))?;
+        let (session, is_missed) = opened.map_err(|failure| error::of(failure, &self.place))?;
+        if is_missed {
+            session.close().await;
+            return Err(error::read_only(&self.place));
         }
+        Ok(session)
     }
 
-    /// The settings of a session. They answer with its process id and the encoding.
+    /// The settings of a session. They answer with its process id, the encoding, and whether it has
+    /// reached a wrong server.
     fn settings(&self, planning: Planning) -> String {
         let patience = self.patience(planning);
         // The server would take zero for "no limit".
@@ -197,10 +208,12 @@ impl Connector {
             Planning::Urgent => "SET ROLE NONE",
         };
 
+        let is_missed = self.target.is_missed();
         format!(
             "{PINNED}; {ISOLATION}; {ALL_ROWS}; SET lock_timeout = {lock}; \
              SET statement_timeout = {statement}; {planned}; \
-             SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding')"
+             SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_encoding'), \
+                    {is_missed}"
         )
     }
 }
@@ -218,8 +231,24 @@ pub(crate) async fn keep_alive(connection: &mut PgConnection) -> Result<(), sqlx
     Ok(())
 }
 
+/// Refuses a connection of the pool that has reached a wrong server. The pool logs the error and
+/// connects again, until its time is up.
+async fn check_target(connection: &mut PgConnection, target: Target) -> Result<(), sqlx::Error> {
+    if target == Target::Any {
+        return Ok(());
+    }
+    let question = AssertSqlSafe(format!("SELECT {}", target.is_missed()));
+    let answer = sqlx::raw_sql(question).fetch_one(connection).await?;
+    if answer.try_get(0)? {
+        let text = "the server takes no writes, and the database URL asks for one that does";
+        return Err(sqlx::Error::Configuration(text.into()));
+    }
+    Ok(())
+}
+
 /// The pool for publishing and transactions, where the application has none.
 pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
+    let target = config.target;
     PgPoolOptions::new()
         .max_connections(config.pool_size())
         .acquire_timeout(config.connect_timeout)
@@ -233,9 +262,10 @@ pub(crate) fn own_pool(config: &PgmqConfig, connector: &Connector) -> PgPool {
                 Ok(true)
             })
         })
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute(ISOLATION).await?;
+                check_target(connection, target).await?;
                 keep_alive(connection).await
             })
         })

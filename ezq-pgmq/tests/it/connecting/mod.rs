@@ -2,6 +2,7 @@
 
 mod errors;
 mod passwords;
+mod targets;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
