@@ -128,6 +128,17 @@ impl Deref for Ezq {
 pub struct EzqBuilder {
     app: AppBuilder,
     database: Database,
+    changes: Changes,
+}
+
+/// What the program changes in the options of the engine, in the order in which it said so.
+#[derive(Default)]
+struct Changes(Vec<Box<dyn FnOnce(PgmqConfig) -> PgmqConfig + Send>>);
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} changes", self.0.len())
+    }
 }
 
 #[derive(Default)]
@@ -155,13 +166,21 @@ impl EzqBuilder {
     pub(crate) fn for_test(app: AppBuilder, options: PgConnectOptions) -> Self {
         Self {
             app,
-            database: Database::Options(Box::new(options)),
+            ..Self::default()
         }
+        .database_options(options)
     }
 
     /// Connects to this database in place of the environment's.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database = Database::Url(url.into());
+        self
+    }
+
+    /// Connects to a database by the driver's own options, in place of the environment's: for what a
+    /// URL cannot say, such as certificates that are not files.
+    pub fn database_options(mut self, options: PgConnectOptions) -> Self {
+        self.database = Database::Options(Box::new(options));
         self
     }
 
@@ -184,6 +203,30 @@ impl EzqBuilder {
     /// Limits the time that connecting may take. Defaults to 5 s.
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         self.configure(|config| config.connect_timeout = timeout)
+    }
+
+    /// Changes options of the engine that only PGMQ has; see [`PgmqConfig`]. The function gets them with
+    /// the database, and with what [`manage_schema`](Self::manage_schema) and
+    /// [`connect_timeout`](Self::connect_timeout) say or the environment says; what it returns is used.
+    /// Of several functions, each gets what the one before it returned.
+    ///
+    /// ```no_run
+    /// use ezq::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// # async fn example() -> ezq::Result<()> {
+    /// let ezq = Ezq::builder()
+    ///     .configure_pgmq(|pgmq| pgmq.statement_timeout(Duration::from_secs(5)).max_connections(4))
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn configure_pgmq(
+        mut self,
+        change: impl FnOnce(PgmqConfig) -> PgmqConfig + Send + 'static,
+    ) -> Self {
+        self.changes.0.push(Box::new(change));
+        self
     }
 
     /// Changes options; see [`Config`]. The function gets them as the environment sets them.
@@ -345,12 +388,12 @@ impl EzqBuilder {
             Database::Options(options) => PgmqConfig::options(*options),
             Database::Environment => PgmqConfig::from_env().await?,
         };
-        let engine = PgmqEngine::connect(
-            database
-                .connect_timeout(config.connect_timeout)
-                .manage_schema(config.manage_schema),
-        )
-        .await?;
+        let database = database
+            .connect_timeout(config.connect_timeout)
+            .manage_schema(config.manage_schema);
+        let changes = self.changes.0.into_iter();
+        let engine = changes.fold(database, |database, change| change(database));
+        let engine = PgmqEngine::connect(engine).await?;
 
         // A pool that the program gave as state is kept.
         let app = self

@@ -1,6 +1,8 @@
 //! Where options come from, and what wrong ones and unreachable databases say.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ezq::codec::WireFormat;
@@ -296,6 +298,66 @@ async fn a_pool_of_one_connection_publishes_and_consumes() {
         .collect();
     assert_eq!(work.handled.sorted(), expected);
     assert_eq!(held(&ezq, &queue).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn options_of_the_engine_reach_it_through_the_builder() {
+    let queue = queue();
+    let server = embedded().await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&asked);
+    let from = server.clone();
+
+    let builder = app(&queue)
+        .database_options(server)
+        .manage_schema(false)
+        .configure_pgmq(|pgmq| pgmq.manage_schema(true).application_name("named"))
+        .configure_pgmq(|pgmq| {
+            pgmq.statement_timeout(Duration::from_secs(1))
+                .max_connections(3)
+        })
+        .configure_pgmq(move |pgmq| {
+            pgmq.options_from(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                from.clone()
+            })
+        });
+    let ezq = builder.connect().await.unwrap();
+    assert_eq!(ezq.pool().options().get_max_connections(), 3);
+
+    // The queue is created: what the function says counts over what the builder said before.
+    ezq.publish(&Numbered { n: 1 }).await.unwrap();
+    assert!(asked.load(Ordering::Relaxed) > 0, "nobody asked");
+    let name: String = sqlx::query_scalar("SHOW application_name")
+        .fetch_one(ezq.pool())
+        .await
+        .unwrap();
+    assert_eq!(name, "named");
+
+    // Without the option this would take half a minute.
+    let mut own = PgConnection::connect_with(&embedded().await).await.unwrap();
+    let mut tx = own.begin().await.unwrap();
+    let lock = format!("LOCK TABLE pgmq.q_{queue}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let began = Instant::now();
+    ezq.publish(&Numbered { n: 2 }).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(15), "{began:?}");
+    tx.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_option_of_the_engine_is_refused_when_the_builder_connects() {
+    let wrong = [
+        app(&queue()).configure_pgmq(|pgmq| pgmq.statement_timeout(Duration::ZERO)),
+        app(&queue()).configure_pgmq(|pgmq| pgmq.max_connections(0)),
+    ];
+    for builder in wrong {
+        let error = builder.connect().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+    }
 }
 
 #[tokio::test]
