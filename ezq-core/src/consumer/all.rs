@@ -13,14 +13,33 @@ use tracing::Instrument;
 use crate::consumer::builder::Consumer;
 use crate::consumer::handle::Ending;
 use crate::consumer::stop::listener::StopTokens;
-use crate::error::{Error, Result, error_chain};
-use crate::logging::{error, warn};
-use crate::message::queue_name::QueueName;
+use crate::error::{Error, ErrorKind, Result, error_chain};
+use crate::logging::error;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::observe::report::{Counts, Report, ReportOfAll};
 use crate::observe::status::{ConsumerStatus, StatusGuard};
 use crate::runtime::{check_runtime, cut_off};
 
 impl Consumer {
+    /// Says that another program consumes a queue, to which routes or schedules of this one publish.
+    /// [`run_all`](Self::run_all) and [`spawn_all`](Self::spawn_all) refuse such a queue otherwise. May
+    /// be called for several queues. A consumer of one queue does not look at it.
+    ///
+    /// ```
+    /// # use ezq_core::app::App;
+    /// # async fn example(app: App) -> ezq_core::Result<()> {
+    /// // A schedule publishes to `reports`, which a program of its own works off.
+    /// app.consumer().consumed_elsewhere("reports").stop_on_signals().run_all().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn consumed_elsewhere(mut self, queue: impl IntoQueueName) -> Self {
+        self.elsewhere = self.elsewhere.and_then(|mut queues| {
+            queues.insert(queue.into_queue_name()?);
+            Ok(queues)
+        });
+        self
+    }
+
     /// Runs a consumer with these options for each [queue of this
     /// program](crate::app::App::consumed_queues), until all of them are stopped.
     ///
@@ -28,8 +47,9 @@ impl Consumer {
     /// one consumer. An `End` in one queue stops the consumer of that queue, and the others run on. If one
     /// consumer fails, the others are stopped.
     ///
-    /// It logs a warning that names the queues to which this program publishes by a route or a schedule, and
-    /// which it does not consume: another program must.
+    /// Queues that a route or a schedule of this program fills, and that nobody here consumes, are an
+    /// error that names them: what is published there would wait for ever. Where another program
+    /// consumes one, say so by [`consumed_elsewhere`](Self::consumed_elsewhere).
     ///
     /// ```
     /// use ezq_core::app::App;
@@ -62,7 +82,9 @@ impl Consumer {
     /// ```
     ///
     /// # Errors
-    /// As [`run`](Self::run), of the consumer that failed first; the message names its queue.
+    /// - [`ErrorKind::Configuration`] for queues that are filled here and consumed nowhere; the message
+    ///   names them.
+    /// - As [`run`](Self::run), of the consumer that failed first; the message names its queue.
     ///
     /// # Cancel safety
     /// As [`run`](Self::run), for each consumer.
@@ -75,8 +97,10 @@ impl Consumer {
     /// Runs the consumers of [`run_all`](Self::run_all) in the background, with a handle for all of them.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidQueueName`](crate::ErrorKind::InvalidQueueName) for a wrong
-    /// [`queue`](Self::queue). All else is an error of the handle.
+    /// - [`ErrorKind::InvalidQueueName`] for a wrong [`queue`](Self::queue).
+    /// - [`ErrorKind::Configuration`] for queues that are filled here and consumed nowhere.
+    ///
+    /// All else is an error of the handle.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -107,7 +131,7 @@ impl Consumer {
         if queue != self.app.config.queue || self.subscribe {
             queues.insert(queue.clone());
         }
-        warn_of_unconsumed(&self, &queues);
+        self.check_consumed(&queues)?;
 
         let mut running = Running {
             began: Instant::now(),
@@ -128,18 +152,27 @@ impl Consumer {
         }
         Ok(running)
     }
-}
 
-/// Warns of queues that routes and schedules fill and that nobody here empties.
-fn warn_of_unconsumed(consumer: &Consumer, consumed: &BTreeSet<QueueName>) {
-    let filled = consumer.app.filled_queues();
-    let unconsumed: Vec<&str> = filled.difference(consumed).map(QueueName::as_str).collect();
-    if !unconsumed.is_empty() {
-        warn!(
-            queues = unconsumed.join(", "),
-            "routes and schedules publish to queues that this program does not consume: another program \
-             must, or give a handler here that `queue`"
+    /// Checks that nothing is published to where it would wait for ever.
+    fn check_consumed(&self, consumed: &BTreeSet<QueueName>) -> Result<()> {
+        let elsewhere = self.elsewhere.as_ref().map_err(Error::without_source)?;
+        let unconsumed: Vec<String> = self
+            .app
+            .filled_queues()
+            .into_iter()
+            .filter(|queue| !consumed.contains(queue) && !elsewhere.contains(queue))
+            .map(|queue| format!("`{queue}`"))
+            .collect();
+        if unconsumed.is_empty() {
+            return Ok(());
+        }
+
+        let text = format!(
+            "routes and schedules of this program publish to queues that nobody here consumes: {}. Give \
+             a handler that `queue`, or say `consumed_elsewhere` of a queue that another program consumes",
+            unconsumed.join(", ")
         );
+        Err(Error::new(ErrorKind::Configuration, text))
     }
 }
 

@@ -1,5 +1,6 @@
 //! [`Consumer`]: the options of a consumer, their check, and how it begins.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Consumer {
     until_idle: bool,
     restart: Option<Backoff>,
     pub(super) subscribe: bool,
+    /// The queues that other programs consume.
+    pub(super) elsewhere: Result<BTreeSet<QueueName>>,
 }
 
 impl Consumer {
@@ -70,6 +73,7 @@ impl Consumer {
             until_idle: false,
             restart: None,
             subscribe: config.subscribe,
+            elsewhere: Ok(BTreeSet::new()),
             app,
         }
     }
@@ -230,6 +234,7 @@ impl Consumer {
             queue: Ok(queue),
             tokens: self.tokens.clone(),
             restart: self.restart.clone(),
+            elsewhere: Ok(BTreeSet::new()),
             ..*self
         }
     }

@@ -12,10 +12,8 @@ use ezq_core::schedule::Schedule;
 use ezq_core::testing::TestApp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 use crate::fixtures::{Mail, Step};
-use crate::logs::Logs;
 
 fn steps() -> Handler {
     Handler::on("steps", |_: Step| async {})
@@ -161,8 +159,7 @@ async fn a_handle_tells_a_failure_as_often_as_it_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queues_that_are_filled_and_not_consumed_are_named_in_a_warning() {
-    let (logs, _guard) = Logs::begin();
+async fn queues_that_are_filled_and_consumed_nowhere_are_an_error_that_names_them() {
     let daily = Schedule::every("1d").queue("reports");
     let app = TestApp::new(|app| {
         app.queue("steps")
@@ -172,14 +169,24 @@ async fn queues_that_are_filled_and_not_consumed_are_named_in_a_warning() {
             .queue_engine("elsewhere", "other")
     })
     .unwrap();
-    app.consumer().until_idle().run_all().await.unwrap();
-    assert_eq!(logs.count(Level::WARN, "elsewhere, reports"), 1);
+    let consumer = || app.consumer().until_idle();
 
-    // With a consumer for each there is nothing to say.
-    let (logs, _guard) = Logs::begin();
-    let app = TestApp::new(|app| app.queue("steps").register(steps()).register(mail())).unwrap();
-    app.consumer().until_idle().run_all().await.unwrap();
-    assert_eq!(logs.count(Level::WARN, ""), 0);
+    let refused = consumer().run_all().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Configuration);
+    let text = refused.to_string();
+    assert!(text.contains("`elsewhere`, `reports`"), "{text}");
+
+    let partly = consumer().consumed_elsewhere("reports");
+    let text = partly.spawn_all().unwrap_err().to_string();
+    assert!(text.contains(": `elsewhere`."), "{text}");
+
+    let declared = consumer().consumed_elsewhere("reports");
+    let declared = declared.consumed_elsewhere("elsewhere");
+    declared.run_all().await.unwrap();
+
+    let misnamed = consumer().consumed_elsewhere("no queue!");
+    let kind = misnamed.run_all().await.unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::InvalidQueueName);
 }
 
 #[tokio::test(start_paused = true)]
