@@ -12,6 +12,7 @@ mod examples;
 mod extremes;
 mod failover;
 mod faults;
+mod growth;
 mod handler_errors;
 mod handlers;
 mod health;
