@@ -17,6 +17,7 @@ pub(crate) type CaseFn = for<'a, 'h> fn(&'a Stage<'h>) -> CaseFuture<'a>;
 
 /// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The engine keeps the rule.
     Passed,

@@ -6,6 +6,7 @@ use crate::Verdict;
 
 /// A case and its verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The case's name, which states its rule.
     pub case: &'static str,

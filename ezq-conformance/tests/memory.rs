@@ -85,10 +85,7 @@ async fn keeps_to_the_model() -> Result<(), Box<dyn std::error::Error>> {
 /// A model that never gets anywhere would find nothing.
 #[tokio::test(start_paused = true)]
 async fn the_model_gets_everywhere() -> Result<(), ModelFailure> {
-    let config = ModelConfig {
-        seed: 1,
-        steps: 10_000,
-    };
+    let config = ModelConfig::new(1, 10_000);
     let report = run_model(&Memory(MemoryEngine::new()), config).await?;
 
     let happens = [

@@ -9,6 +9,7 @@ const STEPS: &str = "EZQ_MODEL_STEPS";
 
 /// The seed and the length of a run of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelConfig {
     /// The seed of the first sequence. The next sequences are drawn from the numbers after it.
     pub seed: u64,
@@ -18,6 +19,12 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// A run of this seed and length.
+    #[must_use]
+    pub fn new(seed: u64, steps: usize) -> Self {
+        Self { seed, steps }
+    }
+
     /// Reads `EZQ_MODEL_SEED` and `EZQ_MODEL_STEPS`. They default to a seed taken from the clock and
     /// 10,000 steps. Print the result before the run: it shows how to repeat the run.
     ///

@@ -7,6 +7,7 @@ use super::config::SEED;
 
 /// What a run of the model has played.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelReport {
     /// The number of operations.
     pub steps: usize,
@@ -27,6 +28,7 @@ impl fmt::Display for ModelReport {
 ///
 /// Both `Display` and `Debug` print what was seen and the shortest sequence that shows it.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelFailure {
     /// The seed with which the failing sequence is the first one.
     pub seed: u64,

@@ -26,7 +26,7 @@ use crate::error::CaseError;
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), ModelFailure> {
-/// let config = ModelConfig { seed: 1, steps: 500 };
+/// let config = ModelConfig::new(1, 500);
 /// let report = run_model(&Arc::new(MemoryEngine::new()), config).await?;
 /// assert!(report.steps >= 500);
 /// # Ok(())

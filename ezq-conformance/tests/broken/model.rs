@@ -45,10 +45,7 @@ const FOUND: &[Fault] = &[
 
 #[tokio::test(start_paused = true)]
 async fn the_model_finds_faults_and_tells_each_in_few_operations() {
-    let config = ModelConfig {
-        seed: 1,
-        steps: 10_000,
-    };
+    let config = ModelConfig::new(1, 10_000);
     let mut missed = Vec::new();
 
     for fault in FOUND {
@@ -72,15 +69,9 @@ async fn the_model_finds_faults_and_tells_each_in_few_operations() {
 async fn a_seed_repeats_a_failure() {
     let run = async |seed| {
         let harness = BrokenHarness(Arc::new(Broken::new(Fault::DiscardsNothing)));
-        run_model(
-            &harness,
-            ModelConfig {
-                seed,
-                steps: 10_000,
-            },
-        )
-        .await
-        .unwrap_err()
+        run_model(&harness, ModelConfig::new(seed, 10_000))
+            .await
+            .unwrap_err()
     };
 
     let first = run(7).await;
