@@ -420,3 +420,38 @@ fn python_interop_says_that_it_is_skipped_where_there_is_no_python() {
     let out = printed(run(example("python_interop").env("PATH", "/nonexistent")));
     assert_in_order(&out, &["SKIPPED: `python3` is not installed"]);
 }
+
+#[test]
+fn order_desk_corrects_and_redrives_what_failed() {
+    let out = printed(run(&mut example("order_desk")));
+    assert_in_order(
+        &out,
+        &[
+            "to ada: your order 5 is paid",
+            "order 4 died: the card has expired",
+            "order 3 asks for a lmap",
+            "redriven; had died",
+        ],
+    );
+}
+
+#[test]
+fn night_shift_pauses_and_runs_its_schedules() {
+    let out = printed(run(&mut example("night_shift")));
+    assert_in_order(
+        &out,
+        &[
+            "patrol: every 1s",
+            "sent round by hand",
+            "the shift ends",
+            "night_shift::patrol: ",
+        ],
+    );
+}
+
+#[test]
+fn billing_library_serves_an_application() {
+    let out = printed(run(&mut example("billing_library")));
+    assert!(out.contains("thank you, ada: 600 cents"), "{out}");
+    assert!(out.contains("thank you, bob: 1000 cents"), "{out}");
+}
