@@ -300,8 +300,8 @@ impl EzqBuilder {
     }
 
     /// Names the application. The name is the `source` of the events that it publishes, and the owner
-    /// of its subscriptions. The environment's `EZQ_APP` sets it as well. Defaults to the program's
-    /// name.
+    /// of its subscriptions. It is a word of letters, digits, `-`, `.` and `_`, or a URI. The
+    /// environment's `EZQ_APP` sets it as well. Defaults to the program's name.
     pub fn app(mut self, name: impl Into<String>) -> Self {
         self.app = self.app.app(name);
         self

@@ -210,7 +210,7 @@ impl AppBuilder {
     }
 
     /// Sets the name of the application: the `source` of its events, and the owner of its subscriptions.
-    /// The same as [`Config::app`].
+    /// A word of letters, digits, `-`, `.` and `_`, or a URI. The same as [`Config::app`].
     pub fn app(self, name: impl Into<String>) -> Self {
         self.configure(|config| config.app = name.into())
     }
