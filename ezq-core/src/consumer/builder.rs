@@ -121,6 +121,10 @@ impl Consumer {
     }
 
     /// Stops when nothing is due, running or unsettled any more. Such a consumer fires no schedules.
+    ///
+    /// It looks at its own queue only. A retry that is not due yet does not keep it, and neither does an
+    /// event that another queue's handler is about to publish here. With [`run_all`](Self::run_all), run
+    /// all again until the report counts nothing handled.
     pub fn until_idle(mut self) -> Self {
         self.until_idle = true;
         self
