@@ -179,6 +179,10 @@ impl<'a> DeadLetterQueue<'a> {
     /// Moves dead letters back to their queue when awaited, and returns the ids of those that were moved.
     /// Handlers that were done stay done; those that failed start with their first attempt.
     ///
+    /// The event stays as it is. If the event itself is wrong, publish a corrected one, with a
+    /// [dedupe key](crate::publish::Publish::dedupe_key) so that this may be repeated, and then
+    /// [`discard`](Self::discard) the letter.
+    ///
     /// ```no_run
     /// # async fn example(app: ezq_core::app::App) -> ezq_core::Result<()> {
     /// use ezq_core::admin::DeadLetterFilter;

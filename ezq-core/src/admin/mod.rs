@@ -4,7 +4,7 @@
 //!
 //! | method | gives |
 //! |---|---|
-//! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards |
+//! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
