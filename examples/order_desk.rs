@@ -8,6 +8,7 @@
 
 use ezq::admin::{DeadLetterFilter, EventStatus};
 use ezq::consumer::ReportOfAll;
+use ezq::handler::FailedAttempt;
 use ezq::message::{ReasonKind, Retention};
 use ezq::observe::{NoticeKind, NoticeStream};
 use ezq::prelude::*;
@@ -117,9 +118,10 @@ async fn charge(
 }
 
 /// The pause after a failed payment: short while the bank is only busy.
-fn patience(attempt: u32, error: &str, _random: f64) -> Duration {
-    let unit = if error.contains("busy") { 100 } else { 500 };
-    Duration::from_millis(unit * u64::from(attempt))
+fn patience(failed: &FailedAttempt<'_>) -> Duration {
+    let is_busy = failed.error.to_string().contains("busy");
+    let unit = if is_busy { 100 } else { 500 };
+    Duration::from_millis(unit * u64::from(failed.number))
 }
 
 #[on_event]

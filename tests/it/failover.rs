@@ -161,7 +161,11 @@ async fn a_url_that_asks_for_the_primary_is_refused_by_a_standby() {
 
     for target in ["primary", "read-write"] {
         let standby = format!("{}&target_session_attrs={target}", pair.standby.url());
-        let error = Ezq::builder().database_url(&standby).connect().await.unwrap_err();
+        let error = Ezq::builder()
+            .database_url(&standby)
+            .connect()
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Transient, "{target}: {error}");
         assert!(error.to_string().contains("takes no writes"), "{error}");
 

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::engine::NAME;
 use super::archive::Archived;
 use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;
+use super::engine::NAME;
 use super::keys::Keys;
 use crate::engine::{
     BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, Position, QueueStats,

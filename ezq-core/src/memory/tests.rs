@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::MemoryEngine;
 use crate::engine::{
-    Dedupe, Due, Engine as _, LeaseRequest, Leased, Outgoing, PublishOutcome, Settle, SettleOutcome,
+    Dedupe, Due, Engine as _, ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome,
+    Receipt, Settle, SettleOutcome,
 };
 use crate::error::ErrorKind;
 use crate::message::headers::Headers;
+use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
 use crate::message::settlement::Progress;

@@ -3,9 +3,9 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use ezq_core::Result;
 use ezq_core::engine::Engine as _;
 use ezq_core::message::{IntoQueueName, QueueName};
-use ezq_core::Result;
 use sqlx::Connection as _;
 
 use super::list::{CapturedTable, Captures};
