@@ -16,6 +16,7 @@ use ezq::sqlx::{self, PgPool};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -119,7 +120,7 @@ async fn charge(
 
 /// The pause after a failed payment: short while the bank is only busy.
 fn patience(failed: &FailedAttempt<'_>) -> Duration {
-    let is_busy = failed.error.to_string().contains("busy");
+    let is_busy = failed.error.source().is::<BankIsBusy>();
     let unit = if is_busy { 100 } else { 500 };
     Duration::from_millis(unit * u64::from(failed.number))
 }
@@ -165,6 +166,18 @@ impl Bank {
     }
 }
 
+/// The bank asks for patience. It is an error of its own, so that the backoff can tell it from others.
+#[derive(Debug)]
+struct BankIsBusy;
+
+impl fmt::Display for BankIsBusy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bank is busy")
+    }
+}
+
+impl Error for BankIsBusy {}
+
 enum BankError {
     Busy,
     CardExpired,
@@ -181,7 +194,7 @@ impl From<sqlx::Error> for BankError {
 impl From<BankError> for HandlerError {
     fn from(error: BankError) -> Self {
         match error {
-            BankError::Busy => HandlerError::retry("the bank is busy"),
+            BankError::Busy => HandlerError::retry(BankIsBusy),
             BankError::CardExpired => HandlerError::fatal("the card has expired"),
             BankError::Database(error) => HandlerError::retry(error),
         }
