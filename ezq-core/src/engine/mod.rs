@@ -48,7 +48,7 @@
 //! both.
 //!
 //! A receipt that the engine did not make settles nothing. Where the engine sees it by the form of
-//! the id or the token, the settlement fails with [`ErrorKind::InvalidReceipt`]. Otherwise the
+//! the id or the token, the settlement fails with [`ErrorKind::InvalidReceipt`](crate::ErrorKind::InvalidReceipt). Otherwise the
 //! receipt is void as any other. A lease is never renewed by it.
 //!
 //! A *mark* is what one handler did with a message: done, retry or dead, its attempts and its
