@@ -38,19 +38,21 @@ impl Token {
     /// # Errors
     /// [`ErrorKind::InvalidReceipt`] for more than [`MAX_BYTES`](Self::MAX_BYTES) bytes.
     pub fn from_bytes(token: &[u8]) -> Result<Self> {
-        let mut bytes = [0; Self::MAX_BYTES];
-        let (Some(place), Ok(len)) = (bytes.get_mut(..token.len()), u8::try_from(token.len()))
-        else {
+        Self::holding(token).ok_or_else(|| {
             let text = format!(
                 "a token has {} bytes, and a receipt keeps at most {}: use a hash of it",
                 token.len(),
                 Self::MAX_BYTES
             );
-            return Err(Error::new(ErrorKind::InvalidReceipt, text));
-        };
+            Error::new(ErrorKind::InvalidReceipt, text)
+        })
+    }
 
-        place.copy_from_slice(token);
-        Ok(Self { bytes, len })
+    fn holding(token: &[u8]) -> Option<Self> {
+        let len = u8::try_from(token.len()).ok()?;
+        let mut bytes = [0; Self::MAX_BYTES];
+        bytes.get_mut(..token.len())?.copy_from_slice(token);
+        Some(Self { bytes, len })
     }
 
     /// A token of these numbers, each as eight bytes, the highest first. More than four numbers do

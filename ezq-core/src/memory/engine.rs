@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::clock::{self, Clock};
+use super::queue::NAME;
 use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
@@ -19,9 +20,6 @@ use crate::error::Result;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::retention::Retention;
-
-/// The engine's name in logs and errors.
-pub(super) const NAME: &str = "memory";
 
 /// An engine that keeps its queues in this process.
 ///

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::archive::Archived;
 use super::clock::{self, Micros};
 use super::dedupe_keys::DedupeKeys;
-use super::engine::NAME;
 use super::keys::Keys;
 use crate::engine::{
     BlockedKey, Blocker, DeadLetter, Delivery, Due, LeaseRequest, Leased, Position, QueueStats,
@@ -20,6 +19,9 @@ use crate::error::Result;
 use crate::message::headers::Headers;
 use crate::message::message_id::MessageId;
 use crate::message::settlement::Progress;
+
+/// The engine's name in logs and errors.
+pub(super) const NAME: &str = "memory";
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -276,10 +278,10 @@ impl Queue {
     /// # Errors
     /// [`ErrorKind::InvalidReceipt`](crate::ErrorKind::InvalidReceipt) if this engine did not make it.
     pub(super) fn held(&self, receipt: &Receipt) -> Result<Option<Held>> {
-        let fence = receipt.token().words();
-        let (&MessageId::Number(id), Some([engine, generation, deliveries, due])) =
-            (receipt.message_id(), fence)
-        else {
+        let &MessageId::Number(id) = receipt.message_id() else {
+            return Err(receipt.foreign_to(NAME));
+        };
+        let Some([engine, generation, deliveries, due]) = receipt.token().words() else {
             return Err(receipt.foreign_to(NAME));
         };
         if engine != self.engine {

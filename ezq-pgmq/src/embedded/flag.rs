@@ -17,13 +17,10 @@ fn read(name: &str, value: Option<&OsStr>) -> Result<Option<bool>> {
         return Ok(None);
     };
     let flag = value.to_str().and_then(|text| text.parse().ok());
-    let wrong = || {
-        Error::new(
-            ErrorKind::Configuration,
-            format!("{name}: use `true` or `false`"),
-        )
-    };
-    flag.map(Some).ok_or_else(wrong)
+    flag.map(Some).ok_or_else(|| {
+        let text = format!("{name}: use `true` or `false`");
+        Error::new(ErrorKind::Configuration, text)
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
-use super::unit::TxContext;
+use super::context::TxContext;
 use crate::connection::dedicated::limit;
 use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::retention::removal::Removal;

@@ -5,6 +5,7 @@
 //! its backend is found when a statement must be stopped. By `ezq.unit` the fence knows that it
 //! still is the same transaction.
 
+mod context;
 mod extractor;
 mod faults;
 mod fence;

@@ -16,6 +16,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::context::TxContext;
 use super::faults::{self, NOT_CURRENT, Stage};
 use super::fence::Fenced;
 use crate::connection::dedicated::limit;
@@ -43,13 +44,6 @@ pub(crate) struct PgUnit {
     /// Events for every subscribed queue.
     broadcasts: Vec<broadcast::Row>,
     pub(super) open: Arc<Mutex<Open>>,
-}
-
-/// What is known of a transaction besides its connection.
-pub(super) struct TxContext {
-    pub(super) engine: PgmqEngine,
-    pub(super) queue: QueueName,
-    pub(super) name: String,
 }
 
 impl PgUnit {
