@@ -448,10 +448,3 @@ fn night_shift_pauses_and_runs_its_schedules() {
         ],
     );
 }
-
-#[test]
-fn billing_library_serves_an_application() {
-    let out = printed(run(&mut example("billing_library")));
-    assert!(out.contains("thank you, ada: 600 cents"), "{out}");
-    assert!(out.contains("thank you, bob: 1000 cents"), "{out}");
-}
