@@ -5,11 +5,10 @@
 //! the body, for those who operate the queue. The example needs no database: without `DATABASE_URL` it
 //! starts one.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
 use chacha20poly1305::{ChaCha20Poly1305, Key};
 use ezq::admin::DeadLetterFilter;
-use ezq::codec::{Codec, CodecError, Origin, WireFormat};
+use ezq::codec::{self, Body, Codec, CodecError, Origin, WireFormat};
 use ezq::message::headers::Headers;
 use ezq::prelude::*;
 use ezq::{Envelope, QueueName};
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 const NONCE: usize = 12;
 
-/// ChaCha20-Poly1305 over CloudEvents. The body is a nonce and the sealed event, in base64.
+/// ChaCha20-Poly1305 over CloudEvents. The body is a nonce and the sealed event.
 struct Sealed(ChaCha20Poly1305);
 
 impl Codec for Sealed {
@@ -25,8 +24,8 @@ impl Codec for Sealed {
         "sealed"
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
-        let plain = WireFormat::CloudEvents.encode(event, headers)?;
+    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<Body<'static>, CodecError> {
+        let plain = codec::encode(event, WireFormat::CloudEvents)?;
         let mut body = ChaCha20Poly1305::generate_nonce(&mut OsRng).to_vec();
         let sealed = self
             .0
@@ -34,17 +33,17 @@ impl Codec for Sealed {
             .map_err(|_| "too long")?;
 
         body.extend(sealed);
-        Ok(serde_json::to_string(&BASE64.encode(body))?)
+        Ok(Body::bytes(body))
     }
 
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
-        let body = BASE64.decode(serde_json::from_str::<String>(body)?)?;
+    fn decode(&self, body: Body<'_>, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        let body = body.as_bytes()?;
         let (nonce, sealed) = body.split_at_checked(NONCE).ok_or("too short")?;
         let plain = self
             .0
             .decrypt(nonce.into(), sealed)
             .map_err(|_| "the seal is broken")?;
-        WireFormat::CloudEvents.decode(std::str::from_utf8(&plain)?, origin)
+        Ok(codec::decode(std::str::from_utf8(&plain)?, origin)?)
     }
 
     // Only sealed bodies are read, so that write access to the queue is not enough to forge an event.
@@ -94,15 +93,20 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     );
     assert!(!stored.contains("cold"));
 
-    // The same body with one character changed, and one that was never sealed.
+    // The same body with one character changed, and one that was never sealed. The header says which
+    // of them is bytes.
     let first = if stored.starts_with('A') { "B" } else { "A" };
     let changed = format!("\"{first}{}\"", &stored[1..]);
     let unsealed =
         r#"{"specversion":"1.0","id":"1","source":"x","type":"patient.diagnosed","data":{}}"#;
-    for body in [changed.as_str(), unsealed] {
-        ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb)")
+    for (body, headers) in [
+        (changed.as_str(), r#"{"ezq-body":"base64"}"#),
+        (unsealed, "{}"),
+    ] {
+        ezq::sqlx::query("SELECT pgmq.send($1, $2::text::jsonb, $3::text::jsonb)")
             .bind(queue.as_str())
             .bind(body)
+            .bind(headers)
             .execute(ezq.pool())
             .await?;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use ezq::codec::{Codec, CodecError, Origin, WireFormat};
+use ezq::codec::{self, Body, Codec, CodecError, Origin, WireFormat};
 use ezq::message::headers::Headers;
 use ezq::prelude::*;
 use ezq::testing::TestApp;
@@ -18,7 +18,7 @@ use crate::kit::{Log, app, queue, soon};
 
 const EVERY: [&str; 5] = ["cloudevents", "flat", "ezvent", "raw", "reversed"];
 
-/// One of one's own: an array of the body's characters, from behind.
+/// One of one's own: the bytes of the body, from behind.
 struct Reversed;
 
 impl Codec for Reversed {
@@ -26,16 +26,15 @@ impl Codec for Reversed {
         "reversed"
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
-        let text = WireFormat::CloudEvents.encode(event, headers)?;
-        Ok(serde_json::to_string(
-            &text.chars().rev().collect::<Vec<char>>(),
-        )?)
+    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<Body<'static>, CodecError> {
+        let mut bytes = codec::encode(event, WireFormat::CloudEvents)?.into_bytes();
+        bytes.reverse();
+        Ok(Body::bytes(bytes))
     }
 
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
-        let text: Vec<char> = serde_json::from_str(body)?;
-        WireFormat::CloudEvents.decode(&text.into_iter().rev().collect::<String>(), origin)
+    fn decode(&self, body: Body<'_>, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        let text = body.as_bytes()?.iter().rev().copied().collect();
+        Ok(codec::decode(&String::from_utf8(text)?, origin)?)
     }
 }
 

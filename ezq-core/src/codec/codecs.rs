@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::codec::body::Body;
 use crate::codec::raw_json::RawJson;
 use crate::codec::wire::{
     MAX_NESTING, Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
@@ -28,12 +29,12 @@ impl Codec for WireFormat {
         }
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
-        Ok(plainly(*self, event, headers)?)
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<Body<'static>, CodecError> {
+        Ok(Body::json(plainly(*self, event, headers)?))
     }
 
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
-        Ok(decode(body, origin)?)
+    fn decode(&self, body: Body<'_>, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        Ok(decode(body.as_json()?, origin)?)
     }
 }
 
@@ -161,7 +162,8 @@ impl Codecs {
         }
     }
 
-    /// Writes an event for a queue, or for any queue if none is given.
+    /// Writes an event for a queue, or for any queue if none is given: as the text that its engine is
+    /// to store.
     ///
     /// The codec is the first of these: the one that the application set for the type, the event's own,
     /// the queue's, the application's wire form.
@@ -183,7 +185,8 @@ impl Codecs {
             Chosen::Plain(format) => plainly(format, envelope, headers),
             Chosen::Other(_) if is_control(event_type) => encode(envelope, self.wire),
             Chosen::Other(codec) => {
-                let body = guarded(|| codec.encode(envelope, headers)).and_then(json);
+                let body = guarded(|| codec.encode(envelope, headers))
+                    .and_then(|body| storable(body, envelope));
                 let body = body.map_err(|error| {
                     let name = codec.name();
                     let text = format!("the codec `{name}` cannot write `{event_type}`");
@@ -194,7 +197,7 @@ impl Codecs {
                 headers.insert(CODEC, codec.name());
                 headers.insert(CE_ID, envelope.id());
                 headers.insert(CE_TYPE, event_type);
-                Ok(body)
+                Ok(body.into_stored(headers))
             }
         }
     }
@@ -210,9 +213,9 @@ impl Codecs {
         Some(Error::new(ErrorKind::UnknownCodec, text))
     }
 
-    /// Reads a body: by the codec that the message names, or as the plain form that the body shows, or
-    /// by the queue's codec.
-    pub(crate) fn read(&self, body: &str, origin: Origin<'_>) -> Result<Envelope> {
+    /// Reads a stored body: by the codec that the message names, or as the plain form that the body
+    /// shows, or by the queue's codec.
+    pub(crate) fn read(&self, stored: &str, origin: Origin<'_>) -> Result<Envelope> {
         let queue = self.of_queue(origin.queue)?;
         let codec = match (origin.headers.text(CODEC), &queue) {
             (Some(name), _) => match self.find(name) {
@@ -220,9 +223,9 @@ impl Codecs {
                 None => return Err(self.unknown(origin.headers).unwrap_or_else(undecided)),
             },
             (None, Chosen::Plain(format)) => Chosen::Plain(*format),
-            (None, Chosen::Other(codec)) => match plain_type(body) {
+            (None, Chosen::Other(codec)) => match plain_type(stored) {
                 // Control events are read in any queue, or nothing could stop its consumers.
-                Some(name) if is_control(&name) => return decode(body, origin),
+                Some(name) if is_control(&name) => return plain_event(stored, origin),
                 Some(_) if !codec.is_exclusive() => Chosen::Plain(self.wire),
                 _ => Chosen::Other(*codec),
             },
@@ -243,14 +246,22 @@ impl Codecs {
         }
 
         let read = match &codec {
-            Chosen::Plain(_) => decode(body, origin).map_err(CodecError::from),
-            Chosen::Other(codec) => guarded(|| codec.decode(body, origin)),
+            Chosen::Plain(_) => plain_event(stored, origin).map_err(CodecError::from),
+            Chosen::Other(codec) => Body::from_stored(stored, origin.headers)
+                .map_err(CodecError::from)
+                .and_then(|body| guarded(|| codec.decode(body, origin))),
         };
         read.map_err(|error| {
             let text = format!("the codec `{}` cannot read the body", codec.name());
             Error::new(ErrorKind::Decode, text).with_source(error)
         })
     }
+}
+
+/// Reads an event in a plain form, which is JSON text.
+fn plain_event(stored: &str, origin: Origin<'_>) -> Result<Envelope> {
+    let body = Body::from_stored(stored, origin.headers)?;
+    decode(body.as_json()?, origin)
 }
 
 /// Writes a plain form, and puts into headers what the flat form has no place for.
@@ -280,11 +291,18 @@ fn undecided() -> Error {
 }
 
 /// Checks that a body can be stored as `jsonb` and read back.
-fn json(body: String) -> Result<String, CodecError> {
-    // `IgnoredAny` checks the whole text and keeps nothing of it.
-    serde_json::from_str::<serde::de::IgnoredAny>(&body)
-        .map_err(|error| format!("what it wrote is not JSON: {error}"))?;
-    let depth = nesting(&body);
+fn storable(body: Body<'static>, event: &Envelope) -> Result<Body<'static>, CodecError> {
+    let depth = match &body {
+        Body::Json(text) => {
+            // `IgnoredAny` checks the whole text and keeps nothing of it.
+            serde_json::from_str::<serde::de::IgnoredAny>(text)
+                .map_err(|error| format!("what it wrote is not JSON: {error}"))?;
+            nesting(text)
+        }
+        // Any bytes can be stored. The data that is read of them is JSON again.
+        Body::Bytes(_) => nesting(event.data().unwrap_or_default()),
+    };
+
     if depth > MAX_NESTING {
         let why =
             format!("it is nested {depth} levels deep; at most {MAX_NESTING} can be read back");

@@ -3,7 +3,7 @@
 use chrono::DateTime;
 
 use crate::codec::wire::{Origin, decode, flat_id, keep_beside, plain_type};
-use crate::codec::{Codec, CodecError};
+use crate::codec::{Body, Codec, CodecError};
 use crate::event::attributes::check_type;
 use crate::event::envelope::{AttributeValue, Data, Envelope};
 use crate::message::headers::{CE_ID, CE_PREFIX, CE_TYPE, DATA, Headers};
@@ -64,7 +64,7 @@ impl Codec for RawJson {
         }
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<Body<'static>, CodecError> {
         if event.data_base64().is_some() {
             return Err("binary data has no form as raw JSON".into());
         }
@@ -87,10 +87,12 @@ impl Codec for RawJson {
         }
 
         keep_beside(event, headers);
-        Ok(event.data().unwrap_or("null").to_owned())
+        let data = event.data().unwrap_or("null");
+        Ok(Body::json(data.to_owned()))
     }
 
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+    fn decode(&self, body: Body<'_>, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+        let body = body.as_json()?;
         let Origin {
             queue,
             message_id,

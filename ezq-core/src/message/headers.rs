@@ -36,6 +36,9 @@ pub const CORRELATION_ID: &str = "correlation-id";
 pub const CAUSATION_ID: &str = "causation-id";
 /// The codec that wrote the body, unless the body itself shows its form.
 pub const CODEC: &str = "ezq-codec";
+/// The form of the stored body, if a codec wrote bytes: `base64`, for a JSON string with their
+/// base64 (RFC 4648, section 4). A body without this header is the JSON text that its codec wrote.
+pub const BODY: &str = "ezq-body";
 /// The data of the event, if the body cannot show it: `none` for no data, `null` for JSON `null`.
 pub const DATA: &str = "ezq-data";
 /// The prefix of the headers that hold an event's attributes, if the body does not. The names are
@@ -109,6 +112,11 @@ impl Headers {
     /// Sets a header.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.entries.insert(key.into(), value.into());
+    }
+
+    /// Removes a header, if it is set.
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.entries.remove(key);
     }
 
     /// Sets a header, unless it is set already.

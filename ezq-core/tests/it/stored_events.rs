@@ -1,7 +1,7 @@
 //! Dead letters and histories as events, and CloudEvents from outside as envelopes.
 
 use ezq_core::admin::DeadLetterFilter;
-use ezq_core::codec::{Codec, CodecError, Origin};
+use ezq_core::codec::{Body, Codec, CodecError, Origin};
 use ezq_core::engine::DeadLetters as _;
 use ezq_core::event::{Envelope, Event};
 use ezq_core::handler::{AnyEvent, Handler, HandlerError};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fixtures::Step;
 
-/// Writes CloudEvents backwards, as a text.
+/// Writes CloudEvents backwards, as bytes.
 struct Backwards;
 
 impl Codec for Backwards {
@@ -21,15 +21,15 @@ impl Codec for Backwards {
         "backwards"
     }
 
-    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<String, CodecError> {
-        let text: String = serde_json::to_string(event)?.chars().rev().collect();
-        Ok(serde_json::to_string(&text)?)
+    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<Body<'static>, CodecError> {
+        let mut bytes = serde_json::to_vec(event)?;
+        bytes.reverse();
+        Ok(Body::bytes(bytes))
     }
 
-    fn decode(&self, body: &str, _: Origin<'_>) -> Result<Envelope, CodecError> {
-        let text: String = serde_json::from_str(body)?;
-        let text: String = text.chars().rev().collect();
-        Ok(text.parse()?)
+    fn decode(&self, body: Body<'_>, _: Origin<'_>) -> Result<Envelope, CodecError> {
+        let bytes: Vec<u8> = body.as_bytes()?.iter().rev().copied().collect();
+        Ok(serde_json::from_slice(&bytes)?)
     }
 }
 

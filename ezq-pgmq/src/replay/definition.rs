@@ -106,7 +106,7 @@ impl Replay {
     }
 
     /// Only events whose data contains this, in the sense of `jsonb`'s `@>`: `json!({"region":
-    /// "north"})`. A body that your own codec wrote is not JSON, and contains nothing.
+    /// "north"})`. A body of bytes, such as an encrypted one, contains nothing.
     pub fn data(self, contained: Value) -> Self {
         self.with(|options| {
             options.data = Some(contained);

@@ -7,11 +7,12 @@ use ezq::prelude::*;
 use ezq::{Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
+use super::bytes::Packed;
 use super::{Hidden, with};
 use crate::kit::{Log, Numbered, Work, app, drain, held, numbered, queue, send_batch, soon};
 
-/// Every shipped codec, and one of one's own that hides what it writes.
-const EVERY: [&str; 4] = ["cloudevents", "flat", "raw", "hidden"];
+/// Every shipped codec, and two of one's own: one hides what it writes, and one writes bytes.
+const EVERY: [&str; 5] = ["cloudevents", "flat", "raw", "hidden", "packed"];
 
 #[derive(Event, Serialize, Deserialize, Debug, PartialEq)]
 #[event(type = "test.doubled")]
@@ -245,6 +246,7 @@ async fn control_events_stop_a_consumer_under_every_codec() {
                 exclusive,
                 ..Hidden::default()
             })
+            .codec(Packed)
             .queue_codec(&queue, codec)
             .retention(&queue, Retention::ARCHIVE)
             .register(handler)

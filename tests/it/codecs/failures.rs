@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ezq::admin::DeadLetterFilter;
-use ezq::codec::{Codec, CodecError, Origin};
+use ezq::codec::{Body, Codec, CodecError, Origin};
 use ezq::config::UnknownTypes;
 use ezq::handler::{Backoff, RetryPolicy};
 use ezq::message::ReasonKind;
@@ -117,16 +117,16 @@ impl Codec for Bad {
         self.0
     }
 
-    fn encode(&self, _: &Envelope, _: &mut Headers) -> Result<String, CodecError> {
+    fn encode(&self, _: &Envelope, _: &mut Headers) -> Result<Body<'static>, CodecError> {
         match self.0 {
             "panics" => panic!("no"),
             "fails" => Err("no".into()),
-            "no_json" => Ok("{".into()),
-            _ => Ok("[".repeat(200) + &"]".repeat(200)),
+            "no_json" => Ok(Body::json("{")),
+            _ => Ok(Body::json("[".repeat(200) + &"]".repeat(200))),
         }
     }
 
-    fn decode(&self, _: &str, _: Origin<'_>) -> Result<Envelope, CodecError> {
+    fn decode(&self, _: Body<'_>, _: Origin<'_>) -> Result<Envelope, CodecError> {
         Err("no".into())
     }
 }

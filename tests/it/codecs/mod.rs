@@ -1,5 +1,6 @@
 //! Codecs: whatever writes the body, an event is handled, retried, kept and told of as any other.
 
+mod bytes;
 mod every;
 mod failures;
 mod plain;
@@ -7,13 +8,14 @@ mod plain;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ezq::codec::{Codec, CodecError, Origin, RawJson, WireFormat};
+use ezq::codec::{self, Body, Codec, CodecError, Origin, RawJson, WireFormat};
 use ezq::message::Retention;
 use ezq::message::headers::Headers;
 use ezq::prelude::*;
 use ezq::{Envelope, ErrorKind, EzqBuilder, Handler, QueueName};
 use serde::{Deserialize, Serialize};
 
+use self::bytes::Packed;
 use self::every::Doubled;
 use crate::kit::{Log, Numbered, Work, app, dead, drain, queue};
 
@@ -29,19 +31,18 @@ impl Codec for Hidden {
         "hidden"
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
-        let text = WireFormat::CloudEvents.encode(event, headers)?;
+    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<Body<'static>, CodecError> {
+        let text = codec::encode(event, WireFormat::CloudEvents)?;
         headers.insert("hidden-by", "it");
-        Ok(serde_json::to_string(
-            &text.bytes().rev().collect::<Vec<u8>>(),
-        )?)
+        let bytes: Vec<u8> = text.bytes().rev().collect();
+        Ok(Body::json(serde_json::to_string(&bytes)?))
     }
 
-    fn decode(&self, body: &str, origin: Origin<'_>) -> Result<Envelope, CodecError> {
+    fn decode(&self, body: Body<'_>, origin: Origin<'_>) -> Result<Envelope, CodecError> {
         assert!(!self.broken.load(Ordering::Relaxed), "the codec is broken");
-        let mut bytes: Vec<u8> = serde_json::from_str(body)?;
+        let mut bytes: Vec<u8> = serde_json::from_str(body.as_json()?)?;
         bytes.reverse();
-        WireFormat::CloudEvents.decode(std::str::from_utf8(&bytes)?, origin)
+        Ok(codec::decode(std::str::from_utf8(&bytes)?, origin)?)
     }
 
     fn is_exclusive(&self) -> bool {
@@ -53,6 +54,7 @@ impl Codec for Hidden {
 fn with(queue: &QueueName, codec: &str) -> EzqBuilder {
     app(queue)
         .codec(Hidden::default())
+        .codec(Packed)
         .queue_codec(queue, codec)
 }
 
@@ -71,6 +73,8 @@ async fn each_form_is_what_it_says() {
         ("flat", r#"{"n": 7, "_type": "test.numbered"}"#),
         ("raw", r#"{"n": 7}"#),
         ("hidden", "[125, "),
+        // The length of the id, and its first byte.
+        ("packed", r#""JD"#),
     ] {
         let queue = queue();
         let ezq = with(&queue, codec).connect().await.unwrap();

@@ -203,7 +203,7 @@ fn encrypting_hides_what_it_stores_and_handles_nothing_forged() {
             "patient 7 has a cold",
             "1 handled, 0 retried, 2 dead-lettered",
             "not handled: the codec `sealed` cannot read the body: the seal is broken",
-            "not handled: the codec `sealed` cannot read the body: invalid type",
+            "not handled: the codec `sealed` cannot read the body: the body is JSON text",
         ],
     );
 }

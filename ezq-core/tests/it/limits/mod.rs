@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ezq_core::admin::DeadLetterFilter;
 use ezq_core::app::App;
-use ezq_core::codec::{Codec, CodecError, Origin, WireFormat};
+use ezq_core::codec::{self, Body, Codec, CodecError, Origin, WireFormat};
 use ezq_core::config::{Config, UnknownTypes};
 use ezq_core::consumer::StopReason;
 use ezq_core::engine::{Engine as _, Outgoing};
@@ -224,18 +224,16 @@ impl Codec for Mute {
         "mute"
     }
 
-    fn encode(&self, event: &Envelope, headers: &mut Headers) -> Result<String, CodecError> {
+    fn encode(&self, event: &Envelope, _: &mut Headers) -> Result<Body<'static>, CodecError> {
         if event.event_type() == Lone::TYPE {
             return Err(Box::new(Unspeakable));
         }
         // No plain form, so that no other codec reads it.
-        Ok(format!(
-            "[{}]",
-            WireFormat::CloudEvents.encode(event, headers)?
-        ))
+        let plain = codec::encode(event, WireFormat::CloudEvents)?;
+        Ok(Body::json(format!("[{plain}]")))
     }
 
-    fn decode(&self, _: &str, _: Origin<'_>) -> Result<Envelope, CodecError> {
+    fn decode(&self, _: Body<'_>, _: Origin<'_>) -> Result<Envelope, CodecError> {
         Err(Box::new(Unspeakable))
     }
 }
