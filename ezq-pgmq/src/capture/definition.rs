@@ -65,15 +65,17 @@ use crate::engine::PgmqEngine;
 /// that is not a superuser.
 ///
 /// # Errors
-/// - [`ErrorKind::Configuration`] for a table or column that does not exist, and for options that
-///   differ from those of a newer ezq
-/// - [`ErrorKind::Unsupported`] for what cannot be captured
-/// - [`ErrorKind::Permission`] where the role lacks a right: it needs `TRIGGER` and `SELECT` on the
-///   table, `INSERT` on the queue, and `CREATE` on the schema `ezq`. Also for a superuser whose
-///   rights would be lent
-/// - [`ErrorKind::SchemaMissing`] where [`manage_schema`](crate::PgmqConfig::manage_schema) is off
-///   and something has to be created, with the statements to run
-/// - [`ErrorKind::Transient`] when the table was in use for longer than three seconds
+/// - [`Configuration`](ezq_core::ErrorKind::Configuration) for a table or column that does not exist,
+///   and for options that differ from those of a newer ezq
+/// - [`Unsupported`](ezq_core::ErrorKind::Unsupported) for what cannot be captured
+/// - [`Permission`](ezq_core::ErrorKind::Permission) where the role lacks a right: it needs `TRIGGER`
+///   and `SELECT` on the table, `INSERT` on the queue, and `CREATE` on the schema `ezq`. Also for a
+///   superuser whose rights would be lent
+/// - [`SchemaMissing`](ezq_core::ErrorKind::SchemaMissing) where
+///   [`manage_schema`](crate::PgmqConfig::manage_schema) is off and something has to be created, with
+///   the statements to run
+/// - [`Transient`](ezq_core::ErrorKind::Transient) when the table was in use for longer than three
+///   seconds
 ///
 /// # Cancel safety
 /// If the future is dropped, all is installed or nothing.
