@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ezq_core::ErrorKind;
 use ezq_core::engine::{Engine, ExtendOutcome, LeaseRequest, Receipt, Settle, SettleOutcome};
 use ezq_core::message::QueueName;
-use ezq_core::{Error, ErrorKind};
 use ezq_pgmq::embedded::EmbeddedPostgres;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::Connection as _;
@@ -14,17 +14,6 @@ use crate::support::*;
 
 fn request(queue: &QueueName, ttl: Duration) -> LeaseRequest {
     LeaseRequest::new(queue.clone(), 10, ttl).keys(10)
-}
-
-// As a consumer does: again, as long as the error is transient.
-async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(work: impl Fn() -> F) -> T {
-    for _ in 0..100 {
-        match work().await {
-            Ok(value) => return value,
-            Err(error) => assert!(error.is_transient(), "{error:?}"),
-        }
-    }
-    panic!("it never worked again");
 }
 
 #[tokio::test]

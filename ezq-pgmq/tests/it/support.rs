@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ezq_core::Error;
 use ezq_core::engine::{
     Dedupe, Delivery, Engine, LeaseRequest, Outgoing, PublishOutcome, Settle, SettleOutcome,
 };
@@ -213,4 +214,17 @@ pub(crate) fn dead() -> Settle {
         progress: Progress::default(),
         outgoing: Vec::new(),
     }
+}
+
+/// As a consumer does: again, as long as the error is transient.
+pub(crate) async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(
+    work: impl Fn() -> F,
+) -> T {
+    for _ in 0..100 {
+        match work().await {
+            Ok(value) => return value,
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
+    panic!("it never worked again");
 }

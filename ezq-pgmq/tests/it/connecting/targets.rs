@@ -77,12 +77,7 @@ async fn a_server_that_becomes_read_only_is_left_until_it_takes_writes_again() {
     assert!(!is_stored);
 
     set_read_only(&mut own, "off").await;
-    for _ in 0..200 {
-        if engine.stats(&queue).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
+    until_it_works(|| engine.stats(&queue)).await;
     publish(&engine, &queue, &["3"]).await;
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 2);
 }
