@@ -189,7 +189,7 @@ async fn nothing_is_no_number_for_what_needs_one() {
         options().connect_timeout(Duration::ZERO),
         options().statement_timeout(Duration::ZERO),
         options().sweep_interval(Duration::ZERO),
-        options().retention(&queue(), Retention::archive_for(Duration::ZERO)),
+        options().retention(queue(), Retention::archive_for(Duration::ZERO)),
         PgmqConfig::pool(ezq.pool().clone()).max_connections(5),
     ];
 

@@ -85,7 +85,7 @@ async fn a_consumer_that_lacks_a_right_starts_again_until_it_is_granted() {
     soon(handle.states().wait_for(restarting)).await.unwrap();
     assert!(ezq.health().await.is_live());
 
-    let setup = ezq::pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
+    let setup = ezq::pgmq::setup_sql([&queue], Some(role.as_str())).unwrap();
     // Here PGMQ is not there as an extension.
     let setup = &setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, setup).await;

@@ -57,7 +57,7 @@ async fn the_sql_of_the_pages_runs() {
         .unwrap();
 
     let mut own = connection(&url).await;
-    let setup = ezq::pgmq::setup_sql(&[QueueName::new("orders").unwrap()], None);
+    let setup = ezq::pgmq::setup_sql(&[QueueName::new("orders").unwrap()], None).unwrap();
 
     // PGMQ stands, from SQL.
     run(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq_core::message::{QueueName, Retention};
+use ezq_core::message::{IntoQueueName, QueueName, Retention};
 use ezq_core::{Error, ErrorKind, Result};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
@@ -41,6 +41,8 @@ pub struct PgmqConfig {
     pub(crate) statement_timeout: Option<Duration>,
     pub(crate) restart_grace: Option<Duration>,
     pub(crate) retention: Vec<(QueueName, Retention)>,
+    /// What was wrong with the first queue named for a retention that is none. Told by `validate`.
+    pub(crate) invalid_queue: Option<Arc<Error>>,
     pub(crate) sweep_interval: Duration,
 }
 
@@ -101,6 +103,7 @@ impl PgmqConfig {
             statement_timeout: None,
             restart_grace: None,
             retention: Vec::new(),
+            invalid_queue: None,
             sweep_interval: Duration::from_secs(60),
         }
     }
@@ -182,9 +185,16 @@ impl PgmqConfig {
     /// archive `pgmq.a_<queue>`. The application's own setting takes precedence
     /// ([`AppBuilder::retention`](ezq_core::app::AppBuilder::retention)). Defaults to
     /// [`Retention::Delete`].
+    ///
+    /// A text that is no queue name is an [`ErrorKind::InvalidQueueName`] when the engine connects.
     #[must_use]
-    pub fn retention(mut self, queue: &QueueName, retention: Retention) -> Self {
-        self.retention.push((queue.clone(), retention));
+    pub fn retention(mut self, queue: impl IntoQueueName, retention: Retention) -> Self {
+        match queue.into_queue_name() {
+            Ok(queue) => self.retention.push((queue, retention)),
+            Err(error) => {
+                self.invalid_queue.get_or_insert_with(|| Arc::new(error));
+            }
+        }
         self
     }
 
@@ -211,6 +221,10 @@ impl PgmqConfig {
 
     /// Checks that every option has an effect.
     pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(error) = &self.invalid_queue {
+            return Err(error.without_source());
+        }
+
         let durations = [
             ("connect_timeout", Some(self.connect_timeout)),
             ("statement_timeout", self.statement_timeout),

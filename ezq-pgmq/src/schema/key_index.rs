@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use ezq_core::Result;
-use ezq_core::message::QueueName;
+use ezq_core::message::{IntoQueueName, QueueName};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
@@ -60,16 +60,26 @@ fn statements(queue: &QueueName) -> [String; 3] {
 /// `pg_catalog` as its search path.
 ///
 /// ```
-/// use ezq_core::message::QueueName;
-///
-/// let sql = ezq_pgmq::ordering_sql(&[QueueName::new("orders")?]);
+/// let sql = ezq_pgmq::ordering_sql(["orders"])?;
 /// assert!(sql.contains("create index if not exists q_orders_ezq_keys on pgmq.q_orders"));
 /// # Ok::<(), ezq_core::Error>(())
 /// ```
-#[must_use]
-pub fn ordering_sql(queues: &[QueueName]) -> String {
+///
+/// # Errors
+/// [`ErrorKind::InvalidQueueName`](ezq_core::ErrorKind::InvalidQueueName) for the first text that is no
+/// queue name.
+pub fn ordering_sql(queues: impl IntoIterator<Item = impl IntoQueueName>) -> Result<String> {
     let mut sql = String::from(sql::PIN);
-    for statement in queues.iter().flat_map(statements) {
+    for queue in queues {
+        sql.push_str(&script(&queue.into_queue_name()?));
+    }
+    Ok(sql)
+}
+
+/// What one queue needs of [`ordering_sql`].
+pub(crate) fn script(queue: &QueueName) -> String {
+    let mut sql = String::new();
+    for statement in statements(queue) {
         // Writing to a string cannot fail.
         let _ = writeln!(sql, "{statement};");
     }

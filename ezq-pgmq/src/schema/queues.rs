@@ -73,7 +73,7 @@ impl IndexBackoff {
     fn refused(&self, queue: &QueueName, error: Option<&Error>) {
         let passes = error.is_some_and(Error::is_transient);
         self.until(queue, if passes { SOON } else { LATER });
-        let sql = key_index::ordering_sql(std::slice::from_ref(queue));
+        let sql = format!("{}{}", sql::PIN, key_index::script(queue));
         let error = error.map(|error| error_chain(error));
         ezq_core::private::warn!(
             %queue, error, sql, "ordering keys are slow until these indexes are created"

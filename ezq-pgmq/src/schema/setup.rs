@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use ezq_core::message::QueueName;
+use ezq_core::Result;
+use ezq_core::message::{IntoQueueName, QueueName};
 
 use crate::schema::{self, Part, archive_index};
 use crate::sql::{self, archive, quoted};
@@ -16,14 +17,26 @@ use crate::sql::{self, archive, quoted};
 /// In a large one this would block acknowledgements: a comment holds the statement for it.
 ///
 /// ```
-/// use ezq_core::message::QueueName;
-///
-/// let sql = ezq_pgmq::setup_sql(&[QueueName::new("orders")?], Some("app"));
+/// let sql = ezq_pgmq::setup_sql(["orders", "mail"], Some("app"))?;
 /// assert!(sql.contains("select pgmq.create('orders_dlq');"));
 /// # Ok::<(), ezq_core::Error>(())
 /// ```
-#[must_use]
-pub fn setup_sql(queues: &[QueueName], role: Option<&str>) -> String {
+///
+/// # Errors
+/// [`ErrorKind::InvalidQueueName`](ezq_core::ErrorKind::InvalidQueueName) for the first text that is no
+/// queue name.
+pub fn setup_sql(
+    queues: impl IntoIterator<Item = impl IntoQueueName>,
+    role: Option<&str>,
+) -> Result<String> {
+    let queues = queues
+        .into_iter()
+        .map(IntoQueueName::into_queue_name)
+        .collect::<Result<Vec<_>>>()?;
+    Ok(script(&queues, role))
+}
+
+fn script(queues: &[QueueName], role: Option<&str>) -> String {
     let mut text = format!("{}create extension if not exists pgmq;\n", sql::PIN);
     let names = queues
         .iter()
@@ -82,7 +95,14 @@ mod tests {
 
     #[test]
     fn quotes_the_role() {
-        let sql = setup_sql(&[], Some("a\"b"));
+        let sql = script(&[], Some("a\"b"));
         assert!(sql.contains("to \"a\"\"b\";"), "{sql}");
+    }
+
+    #[test]
+    fn names_the_text_that_is_no_queue_name() {
+        let error = setup_sql(["orders", "no such"], None).unwrap_err();
+        assert_eq!(error.kind(), ezq_core::ErrorKind::InvalidQueueName);
+        assert!(error.to_string().contains("no such"), "{error}");
     }
 }

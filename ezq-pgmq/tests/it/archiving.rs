@@ -287,7 +287,7 @@ async fn a_setup_leaves_the_index_of_a_large_archive_to_be_built_by_hand() {
     let mut own = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
         .await
         .unwrap();
-    let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
+    let setup = ezq_pgmq::setup_sql([&queue], None).unwrap();
     let setup = setup.replace("create extension if not exists pgmq;", "");
 
     // Random text is not compressed when it is stored.
@@ -328,7 +328,7 @@ async fn a_role_with_the_grants_that_setup_prints_archives_and_sweeps() {
         .await
         .unwrap();
     run(&mut own, "CREATE ROLE archivist LOGIN").await;
-    let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some("archivist"));
+    let sql = ezq_pgmq::setup_sql([&queue], Some("archivist")).unwrap();
 
     // The development server has PGMQ from SQL.
     run(

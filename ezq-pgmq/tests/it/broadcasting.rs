@@ -145,7 +145,7 @@ async fn a_role_that_may_not_write_into_one_of_the_queues_stores_no_copy() {
     subscribe(&admin, &two, "#").await;
 
     let role = unique("role");
-    let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&one), Some(role.as_str()));
+    let sql = ezq_pgmq::setup_sql([&one], Some(role.as_str())).unwrap();
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
     run(
         &mut own,

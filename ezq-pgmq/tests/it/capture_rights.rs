@@ -32,7 +32,7 @@ impl Database {
 
         for role in [&owner, &capturer] {
             run(&mut admin, &format!("CREATE ROLE {role} LOGIN")).await;
-            let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
+            let setup = ezq_pgmq::setup_sql([&queue], Some(role.as_str())).unwrap();
             run(
                 &mut admin,
                 &setup.replace("create extension if not exists pgmq;", ""),

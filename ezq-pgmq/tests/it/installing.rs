@@ -64,7 +64,7 @@ async fn a_role_without_rights_on_the_schema_works_on_a_finished_one() {
     let mut own = PgConnection::connect(&url).await.unwrap();
     run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
 
-    let sql = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), Some(role.as_str()));
+    let sql = ezq_pgmq::setup_sql([&queue], Some(role.as_str())).unwrap();
     // PGMQ and the queue exist, from SQL.
     let rest: Vec<&str> = sql
         .lines()

@@ -198,7 +198,7 @@ async fn two_spellings_are_one_queue() {
 async fn an_administrator_prepares_them_for_a_role_without_rights() {
     let (url, mut own) = database().await;
     let queues = names().map(|text| name(&text));
-    let setup = ezq_pgmq::setup_sql(&queues, Some("namer"));
+    let setup = ezq_pgmq::setup_sql(&queues, Some("namer")).unwrap();
 
     run(&mut own, "CREATE ROLE namer LOGIN").await;
     run(
@@ -206,7 +206,7 @@ async fn an_administrator_prepares_them_for_a_role_without_rights() {
         &setup.replace("create extension if not exists pgmq;", ""),
     )
     .await;
-    run(&mut own, &ezq_pgmq::ordering_sql(&queues)).await;
+    run(&mut own, &ezq_pgmq::ordering_sql(&queues).unwrap()).await;
 
     let config = PgmqConfig::url(&url.replace("postgres@", "namer@"))
         .unwrap()
@@ -239,11 +239,7 @@ async fn an_index_that_was_left_half_done_is_made_anew() {
     for text in names() {
         let queue = name(&text);
         engine_at(&url).await.ensure_queue(&queue).await.unwrap();
-        run(
-            &mut own,
-            &ezq_pgmq::ordering_sql(std::slice::from_ref(&queue)),
-        )
-        .await;
+        run(&mut own, &ezq_pgmq::ordering_sql([&queue]).unwrap()).await;
 
         let valid = format!("WHERE indexrelid = 'pgmq.\"q_{queue}_ezq_keys\"'::regclass");
         run(

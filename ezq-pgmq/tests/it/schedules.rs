@@ -197,7 +197,11 @@ async fn a_role_without_rights_on_schedules_is_told_what_to_run() {
         Ok(Fired::Done(Some(_)))
     ));
     // The printed script is enough as well.
-    assert!(ezq_pgmq::setup_sql(&[], Some(role.as_str())).contains("on ezq.schedules to"));
+    assert!(
+        ezq_pgmq::setup_sql(Vec::<QueueName>::new(), Some(role.as_str()))
+            .unwrap()
+            .contains("on ezq.schedules to")
+    );
 }
 
 #[tokio::test]

@@ -288,7 +288,9 @@ async fn a_half_made_schema_is_completed() {
 #[tokio::test]
 async fn what_setup_sql_prints_can_be_run_twice_and_leaves_nothing_to_do() {
     let (url, queue, mut own) = database().await;
-    let sql = ezq_pgmq::setup_sql(&[], None).replace("create extension if not exists pgmq;", "");
+    let sql = ezq_pgmq::setup_sql(Vec::<QueueName>::new(), None)
+        .unwrap()
+        .replace("create extension if not exists pgmq;", "");
     run(&mut own, &sql).await;
     run(&mut own, &sql).await;
 
@@ -306,7 +308,7 @@ async fn what_setup_sql_prints_can_be_run_twice_and_leaves_nothing_to_do() {
 #[tokio::test]
 async fn a_setup_that_is_run_again_makes_what_is_missing_and_replaces_nothing_newer() {
     let (_, queue, mut own) = database().await;
-    let setup = ezq_pgmq::setup_sql(std::slice::from_ref(&queue), None);
+    let setup = ezq_pgmq::setup_sql([&queue], None).unwrap();
     let setup = setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, &setup).await;
 

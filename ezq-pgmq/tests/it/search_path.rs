@@ -223,7 +223,7 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
     engine_at(&url).await.close().await;
 
     let engine = PgmqEngine::connect(config).await.unwrap();
-    let setup = ezq_pgmq::setup_sql(queues, None);
+    let setup = ezq_pgmq::setup_sql(queues, None).unwrap();
     let setup = setup.replace("create extension if not exists pgmq;", "");
     run(&mut own, &format!("SELECT pgmq.create('{queue}')")).await;
 
@@ -238,7 +238,7 @@ async fn nothing_of_it_runs_in_what_is_printed_for_an_administrator() {
     for sql in [
         told,
         &setup,
-        &ezq_pgmq::ordering_sql(queues),
+        &ezq_pgmq::ordering_sql(queues).unwrap(),
         &inbox,
         &setup,
         &inbox,

@@ -73,7 +73,7 @@ async fn an_event_for_a_forbidden_queue_fails_alone() {
     owner.ensure_queue(&forbidden).await.unwrap();
 
     let role = unique("role");
-    let setup = ezq_pgmq::setup_sql(&[queue.clone(), mail.clone()], Some(role.as_str()));
+    let setup = ezq_pgmq::setup_sql(&[queue.clone(), mail.clone()], Some(role.as_str())).unwrap();
     let grants: String = setup
         .lines()
         .filter(|line| line.starts_with("grant") && line.contains("pgmq"))

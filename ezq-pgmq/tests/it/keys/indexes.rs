@@ -72,7 +72,7 @@ async fn keys_are_kept_without_indexes_where_the_schema_is_not_ezqs() {
     // What the log says to run.
     run(
         &mut connection().await,
-        &ezq_pgmq::ordering_sql(std::slice::from_ref(&queue)),
+        &ezq_pgmq::ordering_sql([&queue]).unwrap(),
     )
     .await;
     assert_eq!(indexes(&queue).await, 3);
