@@ -99,18 +99,17 @@ impl Consumer {
     /// # Errors
     /// - [`ErrorKind::InvalidQueueName`] for a wrong [`queue`](Self::queue).
     /// - [`ErrorKind::Configuration`] for queues that are filled here and consumed nowhere.
+    /// - [`ErrorKind::NoRuntime`] outside of a tokio runtime.
     ///
     /// All else is an error of the handle.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub fn spawn_all(self) -> Result<ConsumersHandle> {
+        check_runtime()?;
         let stops = self.stop_tokens();
         let running = self.start_all(&stops)?;
         let statuses = running.statuses.clone();
 
         let finished = running.finish(stops.clone());
-        let task = tokio::spawn(async move {
+        let ending = Ending::spawn(async move {
             finished.await.inspect_err(|failure| {
                 // Whoever spawned them may never look at the handle.
                 error!(error = %error_chain(failure), "consumers failed");
@@ -119,7 +118,7 @@ impl Consumer {
         Ok(ConsumersHandle {
             stops,
             statuses,
-            ending: Ending::new(task),
+            ending,
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::consumer::handle::ConsumerHandle;
+use crate::consumer::handle::{ConsumerHandle, Ending};
 use crate::consumer::restart::run_with_restarts;
 use crate::consumer::settings::Settings;
 use crate::consumer::stop::listener::{StopListener, StopTokens, Tokens};
@@ -193,8 +193,8 @@ impl Consumer {
 
     /// Runs in the background, with a handle that stops, observes and awaits it.
     ///
-    /// # Panics
-    /// Outside of a tokio runtime.
+    /// Outside of a tokio runtime nothing runs, and the handle's result is an
+    /// [`ErrorKind::NoRuntime`].
     #[must_use = "the handle tells when it ended, and why"]
     pub fn spawn(self) -> ConsumerHandle {
         let (stops, guard) = self.begin();
@@ -203,14 +203,14 @@ impl Consumer {
 
         let running = self.run_with(stops.clone(), guard);
         let queue = status.queue.clone();
-        let task = tokio::spawn(async move {
+        let ending = Ending::spawn(async move {
             running.await.inspect_err(|failure| {
                 // Whoever spawned it may never look at the handle.
                 let queue = queue.as_ref().map(QueueName::as_str);
                 error!(queue, error = %error_chain(failure), "consumer failed");
             })
         });
-        ConsumerHandle::new(app, stops, status, task)
+        ConsumerHandle::new(app, stops, status, ending)
     }
 
     fn begin(&self) -> (StopTokens, StatusGuard) {

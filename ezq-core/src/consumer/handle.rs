@@ -13,7 +13,7 @@ use crate::consumer::stop::listener::StopTokens;
 use crate::error::{Error, Result};
 use crate::observe::report::{Counts, Report};
 use crate::observe::status::{ConsumerState, ConsumerStatus};
-use crate::runtime::cut_off;
+use crate::runtime::{check_runtime, cut_off};
 use crate::shared::Shared;
 
 /// A consumer that runs in the background.
@@ -73,17 +73,17 @@ pub struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
-    pub(crate) fn new(
+    pub(super) fn new(
         app: Arc<Shared>,
         stops: StopTokens,
         status: Arc<ConsumerStatus>,
-        task: JoinHandle<Result<Report>>,
+        ending: Ending<Report>,
     ) -> Self {
         Self {
             app,
             stops,
             status,
-            ending: Ending::new(task),
+            ending,
         }
     }
 
@@ -156,29 +156,34 @@ impl Future for ConsumerHandle {
 
 /// The end of a task. A task gives its result once; this gives it as often as it is asked.
 #[derive(Debug)]
-pub(super) struct Ending<R> {
-    task: JoinHandle<Result<R>>,
-    ended: Option<Result<R>>,
+pub(super) enum Ending<R> {
+    Running(JoinHandle<Result<R>>),
+    Ended(Result<R>),
 }
 
-impl<R: Clone> Ending<R> {
-    pub(super) fn new(task: JoinHandle<Result<R>>) -> Self {
-        Self { task, ended: None }
+impl<R: Clone + Send + 'static> Ending<R> {
+    /// Runs it in the background. Outside of a tokio runtime it has ended, with that error.
+    pub(super) fn spawn(running: impl Future<Output = Result<R>> + Send + 'static) -> Self {
+        match check_runtime() {
+            Ok(()) => Self::Running(tokio::spawn(running)),
+            Err(error) => Self::Ended(Err(error)),
+        }
     }
 
     pub(super) fn is_running(&self) -> bool {
-        !self.task.is_finished()
+        matches!(self, Self::Running(task) if !task.is_finished())
     }
 
     /// The task's result. A repeated error has no source.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R>> {
-        if let Some(ended) = &self.ended {
-            return Poll::Ready(again(ended));
-        }
+        let task = match self {
+            Self::Running(task) => task,
+            Self::Ended(ended) => return Poll::Ready(again(ended)),
+        };
 
-        let joined = ready!(Pin::new(&mut self.task).poll(context));
+        let joined = ready!(Pin::new(task).poll(context));
         let ended = joined.unwrap_or_else(|error| Err(cut_off("the consumer", error)));
-        self.ended = Some(again(&ended));
+        *self = Self::Ended(again(&ended));
         Poll::Ready(ended)
     }
 }

@@ -228,3 +228,23 @@ async fn a_broadcast_comes_once_to_a_handler_of_several_queues() {
     handle.stop();
     handle.await.unwrap();
 }
+
+#[test]
+fn outside_of_a_runtime_nothing_is_spawned() {
+    let app = TestApp::new(|app| app.register(steps())).unwrap();
+    let all = app.consumer().spawn_all().unwrap_err();
+    assert_eq!(all.kind(), ErrorKind::NoRuntime, "{all}");
+
+    let one = app.consumer().spawn();
+    assert!(!one.is_running());
+
+    let mut ended = std::pin::pin!(one);
+    let waker = std::task::Waker::noop();
+    let polled = ended
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker));
+    let std::task::Poll::Ready(Err(error)) = polled else {
+        panic!("it waits")
+    };
+    assert_eq!(error.kind(), ErrorKind::NoRuntime, "{error}");
+}
