@@ -29,6 +29,12 @@ use crate::error::Result;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Before all else: handles are kept from the first use on, in children as well.
+    #[cfg(feature = "metrics")]
+    if let Err(error) = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder() {
+        return ended(Err(error.into()));
+    }
+
     // Before the arguments: a child gets its role from the environment and has none.
     if let Some(result) = cases::work_as_child().await {
         return ended(result);

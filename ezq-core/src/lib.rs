@@ -6,6 +6,10 @@
 //! The root has the error types, which nearly every signature names. Any other name is in the module
 //! of its topic.
 //!
+//! # Features
+//! `metrics` turns on the module `observe::metrics`: measurements, for the exporter that a program
+//! installs. It is off by default.
+//!
 //! # Source files
 //!
 //! A module is a folder of the same name. Its `mod.rs` re-exports what is public, and the files beside

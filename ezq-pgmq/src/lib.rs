@@ -22,6 +22,7 @@
 //! | `tls-rustls-ring` (default) | TLS by rustls with ring |
 //! | `tls-rustls-aws-lc` | TLS by rustls with aws-lc-rs |
 //! | `tls-native-tls` | TLS by the system's library, OpenSSL on Linux |
+//! | `metrics` | how many connections are open and in use, beside what ezq-core measures |
 //! | `embedded` | the module `embedded`: a development Postgres, where no database is configured |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -68,6 +68,7 @@ impl AppBuilder {
             routing: self.routing.with(config.event_routes.clone()),
             codecs: Arc::new(codecs),
             notices: Notices::with(self.hooks)?,
+            metrics: Default::default(),
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });

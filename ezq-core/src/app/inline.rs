@@ -112,6 +112,7 @@ impl App {
             outgoing,
             event_id,
             event_type,
+            ..
         } = publisher.prepare(draft, &options)?;
         if is_control(&event_type) {
             return Err(refused(

@@ -26,6 +26,7 @@ use crate::dispatch::admission::Admission;
 use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
+use crate::observe::metrics::QueueMetrics;
 use crate::observe::report::{Disposition, Report, StopReason};
 use crate::observe::status::ConsumerStatus;
 use crate::shared::Shared;
@@ -104,6 +105,7 @@ fn share(
         outbox,
         admission: Arc::new(Admission::of(settings.concurrency, backlogs)),
         batch_room: app.dispatcher.batch_room(&settings.queue),
+        metrics: QueueMetrics::of(&settings.queue),
         app,
         settings,
     };
@@ -135,6 +137,7 @@ fn start_tasks(
         counters: Arc::clone(&scope.counters),
         status: Weak::clone(&status),
         in_flight: Arc::clone(&in_flight),
+        metrics: scope.metrics.clone(),
     };
     let settler = Settler {
         batches: batch_settler,

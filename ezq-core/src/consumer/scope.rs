@@ -14,6 +14,7 @@ use crate::dispatch::admission::Admission;
 use crate::dispatch::work::Work;
 use crate::engine::{Receipt, Settle};
 use crate::logging::error;
+use crate::observe::metrics::QueueMetrics;
 use crate::observe::report::{Counters, Disposition};
 use crate::shared::Shared;
 
@@ -27,6 +28,7 @@ pub(crate) struct RunScope {
     pub(crate) admission: Arc<Admission>,
     /// How many deliveries may wait for batches, beside those that are handled.
     pub(crate) batch_room: usize,
+    pub(crate) metrics: QueueMetrics,
 }
 
 impl RunScope {

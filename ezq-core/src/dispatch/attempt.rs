@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use crate::delivery::attempt::Attempt;
 use crate::delivery::received::Received;
@@ -75,16 +75,7 @@ pub(super) async fn run(
         is_single: true,
         additions: None,
     };
-    let span = info_span!(
-        parent: &received.parent,
-        "ezq.handle",
-        event_id = received.envelope.id(),
-        event_type = received.envelope.event_type(),
-        queue = %received.queue,
-        handler = %handler.name,
-        attempt,
-        traceparent = received.traceparent(),
-    );
+    let span = span(handler, received, attempt);
 
     let cut_off = cancelled.cancelled();
     let called = guarded(&handler.name, timeout, cut_off, || async {
@@ -101,7 +92,10 @@ pub(super) async fn run(
         })
         .await
     });
-    let outcome = match called.instrument(span).await {
+    let running = handler.metrics.begin(&handler.name, [&**received]);
+    let answer = called.instrument(span).await;
+    running.end();
+    let outcome = match answer {
         Ok(None) => RunOutcome::Cancelled,
         Ok(Some(drafts)) => {
             finished(handler, received, services, transaction.as_ref(), drafts).await
@@ -113,6 +107,19 @@ pub(super) async fn run(
         transaction.abandon().await;
     }
     outcome
+}
+
+fn span(handler: &Handler, received: &Received, attempt: u32) -> Span {
+    info_span!(
+        parent: &received.parent,
+        "ezq.handle",
+        event_id = received.envelope.id(),
+        event_type = received.envelope.event_type(),
+        queue = %received.queue,
+        handler = %handler.name,
+        attempt,
+        traceparent = received.traceparent(),
+    )
 }
 
 /// Calls the user's code and waits for it. `None` if it was cancelled, even if it panics while it is

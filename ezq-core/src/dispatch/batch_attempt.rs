@@ -134,7 +134,11 @@ async fn call(
         Ok((shared, each.collect::<Vec<_>>()))
     });
 
-    match called.instrument(span).await {
+    let received = members.iter().map(|member| &**member.received());
+    let running = runner.handler.metrics.begin(&runner.handler.name, received);
+    let answer = called.instrument(span).await;
+    running.end();
+    match answer {
         Ok(Some((shared, each))) => messages(runner, members, shared, each),
         Ok(None) => Err(RunOutcome::Cancelled),
         Err(failure) => Err(RunOutcome::Failed(failure)),

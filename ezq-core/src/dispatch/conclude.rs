@@ -25,6 +25,7 @@ use crate::config::UnknownTypes;
 use crate::delivery::received::Received;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::log::{log_dead_letter, log_delivery};
+use crate::dispatch::registry::types;
 use crate::dispatch::run_outcome::{Failure, RunOutcome};
 use crate::dispatch::work::Work;
 use crate::engine::{Outgoing, Settle};
@@ -34,6 +35,7 @@ use crate::logging::{error, warn};
 use crate::message::settlement::{
     ErrorRecord, HandlerMark, HandlerName, HandlerState, Progress, Reason, ReasonKind,
 };
+use crate::observe::metrics::AttemptOutcome;
 
 /// Where the handlers of a delivery stand together.
 #[derive(Default)]
@@ -63,24 +65,39 @@ impl Dispatcher {
         for (handler, outcome) in ran {
             let name = &handler.name;
             let earlier = known.0.get(name);
+            let attempted = |outcome| {
+                let metrics = &handler.metrics;
+                metrics.attempted(name, types(handler), received, outcome);
+            };
             let mark = match outcome {
-                RunOutcome::Cancelled => continue,
-                RunOutcome::Settled => return None,
+                RunOutcome::Cancelled => {
+                    attempted(AttemptOutcome::Cancelled);
+                    continue;
+                }
+                RunOutcome::Settled => {
+                    attempted(AttemptOutcome::Done);
+                    return None;
+                }
                 RunOutcome::StoreFailed(error) => {
+                    attempted(AttemptOutcome::StoreFailed);
                     store_failure = store_failure.or(Some(error));
                     continue;
                 }
                 RunOutcome::Marked => {
+                    attempted(AttemptOutcome::Done);
                     let mark = HandlerMark::done_after(earlier);
                     committed.0.insert(name.clone(), mark);
                     continue;
                 }
                 RunOutcome::Done(events, _) => {
+                    attempted(AttemptOutcome::Done);
                     outgoing.extend(events);
                     HandlerMark::done_after(earlier)
                 }
                 RunOutcome::Failed(failure) => {
-                    self.failed(handler, received, &failure, earlier, now)
+                    let mark = self.failed(handler, received, &failure, earlier, now);
+                    attempted(failed_as(&mark, &failure));
+                    mark
                 }
             };
             marks.0.insert(name.clone(), mark);
@@ -171,6 +188,16 @@ impl Dispatcher {
             due,
             errors,
         }
+    }
+}
+
+/// What a failure came to, for the metrics.
+fn failed_as(mark: &HandlerMark, failure: &Failure) -> AttemptOutcome {
+    match (mark.state, failure.error().kind()) {
+        (HandlerState::Dead, _) => AttemptOutcome::Dead,
+        (HandlerState::Done, _) => AttemptOutcome::Discarded,
+        (HandlerState::Retry, HandlerErrorKind::Snooze(_)) => AttemptOutcome::Snoozed,
+        (HandlerState::Retry, _) => AttemptOutcome::Retried,
     }
 }
 

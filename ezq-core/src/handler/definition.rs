@@ -17,6 +17,7 @@ use crate::handler::options::HandlerOptions;
 use crate::handler::quickness::Quickness;
 use crate::handler::retry::Backoff;
 use crate::message::settlement::HandlerName;
+use crate::observe::metrics::HandlerMetrics;
 use crate::publish::states::States;
 use crate::schedule::{Plan, Schedule, Template};
 
@@ -42,6 +43,7 @@ pub struct Handler {
     /// The schedule whose ticks it takes, and their type name.
     pub(crate) schedule: Option<(&'static str, Schedule)>,
     pub(crate) quickness: Arc<Quickness>,
+    pub(crate) metrics: HandlerMetrics,
     /// The states of its module; `None` if these are the application's.
     pub(crate) states: Option<Arc<States>>,
     /// What runs around it, from the outside in. Put around the function when the application is
@@ -87,6 +89,7 @@ impl Handler {
             returned: Vec::new(),
             schedule: None,
             quickness: Arc::default(),
+            metrics: Default::default(),
             states: None,
             layers: Vec::new(),
             is_discovered: false,

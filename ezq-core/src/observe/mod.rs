@@ -6,6 +6,10 @@
 //! The report and the state of a consumer are in [`consumer`](crate::consumer), health is in
 //! [`admin`](crate::admin).
 
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+pub(crate) mod metrics;
 pub(crate) mod notice_stream;
 pub(crate) mod notices;
 pub(crate) mod report;

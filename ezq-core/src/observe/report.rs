@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::engine::Settle;
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::DeliveryMetrics;
 
 /// Why a consumer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,17 @@ pub(crate) enum Disposition {
     Control,
 }
 
+/// The labels of the dispositions in metrics, by their discriminants. A control event has none: it stops
+/// a consumer, and is nothing that was to be handled.
+const LABELS: [&str; 6] = [
+    "handled",
+    "retried",
+    "dead_lettered",
+    "cancelled",
+    "returned",
+    "lost",
+];
+
 impl Disposition {
     /// The disposition of a delivery with this settlement.
     pub(crate) fn of(settle: &Settle) -> Self {
@@ -86,12 +98,24 @@ impl Disposition {
 
 /// [`Counts`] that grow while a consumer runs: one for each [`Disposition`], by its discriminant.
 #[derive(Debug, Default)]
-pub(crate) struct Counters([AtomicU64; 7]);
+pub(crate) struct Counters {
+    counts: [AtomicU64; 7],
+    metrics: DeliveryMetrics,
+}
 
 impl Counters {
+    /// The counters of a consumer of this queue.
+    pub(crate) fn of(queue: &QueueName) -> Self {
+        Self {
+            counts: Default::default(),
+            metrics: DeliveryMetrics::of(queue, &LABELS),
+        }
+    }
+
     pub(crate) fn add(&self, disposition: Disposition) {
         // Counts are read on their own. Nothing else is ordered by them.
-        self.0[disposition as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[disposition as usize].fetch_add(1, Ordering::Relaxed);
+        self.metrics.add(disposition as usize);
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -106,7 +130,7 @@ impl Counters {
     }
 
     fn count(&self, disposition: Disposition) -> u64 {
-        self.0[disposition as usize].load(Ordering::Relaxed)
+        self.counts[disposition as usize].load(Ordering::Relaxed)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::ConsumersGauge;
 use crate::observe::report::{Counters, Report};
 
 /// How far a consumer is.
@@ -33,6 +34,17 @@ pub enum ConsumerState {
 }
 
 impl ConsumerState {
+    /// Its label in metrics. One that has ended has none: its status may be kept while the process runs.
+    fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Starting => Some("starting"),
+            Self::Running => Some("running"),
+            Self::Stopping => Some("stopping"),
+            Self::Restarting(_) => Some("restarting"),
+            Self::Stopped(_) | Self::Failed(_) => None,
+        }
+    }
+
     /// Whether it has ended for good.
     #[must_use]
     pub fn is_ended(&self) -> bool {
@@ -68,6 +80,7 @@ pub(crate) struct ConsumerStatus {
     /// Since when the store refuses claims because a right is missing.
     refused: Mutex<Option<Instant>>,
     restarts: AtomicU32,
+    gauge: ConsumersGauge,
 }
 
 /// What fails just now, each with its error.
@@ -98,7 +111,7 @@ impl ConsumerStatus {
     pub(crate) fn new(queue: Option<&QueueName>) -> Self {
         Self {
             queue: queue.cloned(),
-            counters: Arc::default(),
+            counters: Arc::new(queue.map(Counters::of).unwrap_or_default()),
             began: Instant::now(),
             state: watch::Sender::new(ConsumerState::Starting),
             failed: OnceLock::new(),
@@ -106,6 +119,9 @@ impl ConsumerStatus {
             failures: Failures::default(),
             refused: Mutex::default(),
             restarts: AtomicU32::new(0),
+            gauge: queue
+                .map(|queue| ConsumersGauge::of(queue, ConsumerState::Starting.label()))
+                .unwrap_or_default(),
         }
     }
 
@@ -228,6 +244,7 @@ impl ConsumerStatus {
         self.state.send_if_modified(|current| {
             let is_changed = *current != state;
             if is_changed {
+                self.gauge.change(current.label(), state.label());
                 *current = state;
             }
             is_changed

@@ -12,11 +12,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::envelope::Envelope;
 use crate::event::{Event, is_control};
 use crate::message::headers;
+use crate::observe::metrics::{KnownType, PublishedAs};
 use crate::publish::draft::Draft;
 use crate::publish::options::{PublishOptions, dedupe_options, publish_options};
 use crate::publish::prepared::PreparedBroadcast;
 use crate::publish::published::Broadcasted;
 use crate::publish::publisher::Publisher;
+use crate::publish::services::Services;
 
 impl Publisher {
     /// Broadcasts an event: every queue that is subscribed to its type gets a copy, whatever application
@@ -145,8 +147,12 @@ impl Broadcast {
             }
 
             let store = services.engines.broadcasts()?;
-            let copies = store.broadcast(prepared.message.clone()).await?;
-            let broadcasted = prepared.broadcasted(copies)?;
+            let known_type = prepared.known_type;
+            let call = services.metrics.call([]);
+            let copies = store.broadcast(prepared.message.clone()).await;
+            call.end(copies.is_ok());
+            let broadcasted = prepared.broadcasted(copies?)?;
+            count(services, known_type, &broadcasted);
             announce(&publisher, &event_type, &broadcasted);
             Ok(broadcasted)
         };
@@ -166,6 +172,25 @@ fn prepare(
         return Err(Error::new(ErrorKind::InvalidEvent, text));
     }
     Ok(prepared)
+}
+
+/// Counts each copy.
+fn count(services: &Services, known_type: KnownType, broadcasted: &Broadcasted) {
+    for copy in &broadcasted.copies {
+        let published_as = if copy.is_duplicate {
+            PublishedAs::Duplicate
+        } else {
+            PublishedAs::Stored
+        };
+        services
+            .metrics
+            .published(&copy.queue, known_type, published_as);
+    }
+    for queue in &broadcasted.missing {
+        services
+            .metrics
+            .published(queue, known_type, PublishedAs::Failed);
+    }
 }
 
 /// Tells hooks of each copy, and of each queue that is missing.

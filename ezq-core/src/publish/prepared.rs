@@ -4,6 +4,7 @@ use crate::engine::{BroadcastMessage, Outgoing, PublishOutcome};
 use crate::error::{ErrorKind, Result};
 use crate::logging::warn;
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::KnownType;
 use crate::observe::notices::Notices;
 use crate::publish::published::{Broadcasted, Published, warn_of_nobody};
 
@@ -17,6 +18,7 @@ pub struct Prepared {
     pub event_id: String,
     /// The event's type name, which the body may not hold.
     pub event_type: String,
+    pub(crate) known_type: KnownType,
 }
 
 impl Prepared {
@@ -46,6 +48,7 @@ pub struct PreparedBroadcast {
     pub message: BroadcastMessage,
     /// The event's id, which the body may not hold.
     pub event_id: String,
+    pub(crate) known_type: KnownType,
 }
 
 impl PreparedBroadcast {
@@ -68,6 +71,7 @@ impl PreparedBroadcast {
             },
             event_id: self.event_id,
             event_type,
+            known_type: self.known_type,
         }
     }
 
@@ -77,7 +81,9 @@ impl PreparedBroadcast {
     /// # Errors
     /// What kept a copy from being stored in a queue that exists.
     pub fn broadcasted(self, copies: Vec<(QueueName, PublishOutcome)>) -> Result<Broadcasted> {
-        let Self { message, event_id } = self;
+        let Self {
+            message, event_id, ..
+        } = self;
         let event_type = message.event_type;
         if copies.is_empty() {
             warn_of_nobody(&event_type);

@@ -10,12 +10,16 @@ use crate::delivery::received::Received;
 use crate::engine::{Outgoing, PublishOutcome};
 use crate::error::{Error, Result};
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::{KnownType, PublishedAs};
 use crate::publish::draft::Draft;
 use crate::publish::options::PublishOptions;
 use crate::publish::prepared::Prepared;
 use crate::publish::published::Published;
 use crate::publish::services::Services;
 use crate::publish::transaction::Transaction;
+
+/// Where an event goes, its type if the code names it, and its id and type name.
+type Named = (QueueName, KnownType, (String, String));
 
 /// Publishes events of an application; cheap to clone and to hand around.
 ///
@@ -67,12 +71,16 @@ impl Publisher {
             outgoing,
             event_id,
             event_type,
+            known_type,
         } = prepared;
         let queue = &outgoing.queue;
+        let metrics = &self.services.metrics;
         let checked = self.services.engines.of(queue).check(&outgoing);
         checked.inspect_err(|error| {
+            metrics.published(queue, known_type, PublishedAs::Failed);
             notices.published(queue, (&event_id, &event_type), Err(error));
         })?;
+        metrics.published(queue, known_type, PublishedAs::HandedOver);
         Ok(outgoing)
     }
 
@@ -81,7 +89,16 @@ impl Publisher {
         if let Some(transaction) = &self.transaction {
             let mut kept = Vec::with_capacity(messages.len());
             for message in messages {
-                kept.push(transaction.publish(&self.services, message).await);
+                let queue = message.outgoing.queue.clone();
+                let known_type = message.known_type;
+                let result = transaction.publish(&self.services, message).await;
+                let published_as = match &result {
+                    Ok(_) => PublishedAs::HandedOver,
+                    Err(_) => PublishedAs::Failed,
+                };
+                let metrics = &self.services.metrics;
+                metrics.published(&queue, known_type, published_as);
+                kept.push(result);
             }
             return Ok(kept);
         }
@@ -90,17 +107,21 @@ impl Publisher {
         let mut names = Vec::with_capacity(messages.len());
         for message in messages {
             let queue = message.outgoing.queue.clone();
-            names.push((queue, (message.event_id, message.event_type)));
+            let event = (message.event_id, message.event_type);
+            names.push((queue, message.known_type, event));
             outgoing.push(message.outgoing);
         }
 
+        let queues = names.iter().map(|(queue, ..)| queue);
+        let call = self.services.metrics.call(queues);
         let outcomes = self.services.engines.publish(outgoing).await;
+        call.end(outcomes.is_ok());
         let mut outcomes = outcomes
             .inspect_err(|error| self.announce_failure(&names, error))?
             .into_iter();
         let published = names
             .into_iter()
-            .map(|(queue, names)| self.published(queue, names, outcomes.next()));
+            .map(|(queue, known, names)| self.published(queue, known, names, outcomes.next()));
         Ok(published.collect())
     }
 
@@ -108,9 +129,18 @@ impl Publisher {
     fn published(
         &self,
         queue: QueueName,
+        known_type: KnownType,
         names: (String, String),
         outcome: Option<PublishOutcome>,
     ) -> Result<Published> {
+        let published_as = match &outcome {
+            Some(PublishOutcome::Stored(_)) => PublishedAs::Stored,
+            Some(PublishOutcome::Duplicate(_)) => PublishedAs::Duplicate,
+            Some(PublishOutcome::Failed(_)) | None => PublishedAs::Failed,
+        };
+        let metrics = &self.services.metrics;
+        metrics.published(&queue, known_type, published_as);
+
         let notices = &self.services.notices;
         if !notices.are_heard() {
             return Published::of(queue, names, outcome);
@@ -124,8 +154,10 @@ impl Publisher {
         result
     }
 
-    fn announce_failure(&self, names: &[(QueueName, (String, String))], error: &Error) {
-        for (queue, (event_id, event_type)) in names {
+    fn announce_failure(&self, names: &[Named], error: &Error) {
+        for (queue, known_type, (event_id, event_type)) in names {
+            let metrics = &self.services.metrics;
+            metrics.published(queue, *known_type, PublishedAs::Failed);
             let names = (event_id.as_str(), event_type.as_str());
             self.services.notices.published(queue, names, Err(error));
         }

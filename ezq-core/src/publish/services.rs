@@ -7,6 +7,7 @@ use crate::codec::codecs::Codecs;
 use crate::engine::{Outgoing, PublishOutcome};
 use crate::error::Result;
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::PublishMetrics;
 use crate::observe::notices::Notices;
 use crate::publish::engines::Engines;
 use crate::publish::routing::Routing;
@@ -22,6 +23,7 @@ pub(crate) struct Services {
     pub(crate) routing: Routing,
     pub(crate) codecs: Arc<Codecs>,
     pub(crate) notices: Notices,
+    pub(crate) metrics: PublishMetrics,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
 }
@@ -44,7 +46,10 @@ impl Services {
             return Ok(());
         }
         let told = self.notices.copy_if_heard(&events);
-        for outcome in self.engines.publish(events).await? {
+        let call = self.metrics.call(events.iter().map(|event| &event.queue));
+        let outcomes = self.engines.publish(events).await;
+        call.end(outcomes.is_ok());
+        for outcome in outcomes? {
             if let PublishOutcome::Failed(error) = outcome {
                 return Err(error);
             }

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::envelope::{AttributeValue, Data, Envelope, VERSION_ATTRIBUTE};
 use crate::message::headers::{self, Headers};
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::KnownType;
 use crate::publish::draft::{Content, Draft};
 use crate::publish::options::PublishOptions;
 use crate::publish::prepared::{Prepared, PreparedBroadcast};
@@ -39,6 +40,7 @@ impl Publisher {
         let mut headers = self.headers(options, draft.key);
         check_capabilities(engine.capabilities(), options, &headers)?;
 
+        let known_type = known_type(&draft.content);
         let envelope = envelope(draft.content, options, &services.source)?;
         let body = services
             .codecs
@@ -56,6 +58,7 @@ impl Publisher {
         Ok(PreparedBroadcast {
             message,
             event_id: envelope.id,
+            known_type,
         })
     }
 
@@ -88,6 +91,14 @@ impl Publisher {
             found.insert(headers::MAX_ATTEMPTS, attempts);
         }
         found
+    }
+}
+
+/// The type of an event that the program's code names; an envelope may have any type.
+fn known_type(content: &Content) -> KnownType {
+    match content {
+        Content::Event { event_type, .. } => KnownType::of(event_type),
+        Content::Envelope(_) => KnownType::unknown(),
     }
 }
 

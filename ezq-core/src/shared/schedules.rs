@@ -46,6 +46,7 @@ use crate::engine::{
 };
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::logging::warn;
+use crate::observe::metrics::ticked;
 use crate::publish::publisher::Publisher;
 use crate::schedule::{Missed, Planned};
 use crate::shared::Shared;
@@ -337,6 +338,7 @@ impl Shared {
         };
         if let Fired::Done(id) = self.store_firing(firing).await? {
             let schedule = &planned.name;
+            ticked(schedule, due, now, id.is_some());
             match id {
                 Some(id) => debug!(schedule, %due, id = id.to_string(), next = %to, "fired"),
                 None => info!(schedule, %due, next = %to, "left out a tick"),

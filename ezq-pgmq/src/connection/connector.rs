@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, PgPool
 use tokio::time::timeout;
 
 use crate::config::{OptionsFrom, PgmqConfig, Place, Target, tls};
+use crate::connection::measured::Counted;
 use crate::connection::runtime::Runtime;
 use crate::error;
 use crate::message::encoding::Encoding;
@@ -66,6 +67,8 @@ pub(crate) struct Session {
     pub(crate) connection: PgConnection,
     pub(crate) pid: i32,
     pub(crate) encoding: Encoding,
+    /// Counts it among those that are open, for one purpose.
+    pub(crate) counted: Counted,
 }
 
 impl Session {
@@ -175,6 +178,7 @@ impl Connector {
                 connection,
                 pid,
                 encoding,
+                counted: Default::default(),
             };
             Ok((session, is_missed))
         };

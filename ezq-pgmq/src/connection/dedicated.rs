@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Place;
 use crate::connection::connector::{Connector, LOCK_TIMEOUT, Planning, Session};
+use crate::connection::measured::{ConnectionMetrics, Counted};
 use crate::connection::runtime;
 use crate::error;
 
@@ -88,6 +89,7 @@ struct Backoff {
 pub(crate) struct Dedicated {
     connector: Connector,
     planning: Planning,
+    metrics: ConnectionMetrics,
     /// Where to ask who holds a lock, and to cancel statements.
     urgent: Option<Arc<Dedicated>>,
     /// For the one connection that is normally used.
@@ -109,10 +111,15 @@ struct Permit<'a> {
 impl Dedicated {
     /// `urgent` finds out which lock a statement waits for, and cancels statements. Its own
     /// statements never wait for locks.
-    pub(crate) fn new(connector: Connector, planning: Planning, urgent: Option<Arc<Self>>) -> Self {
+    pub(crate) fn new(
+        connector: Connector,
+        (purpose, planning): (&'static str, Planning),
+        urgent: Option<Arc<Self>>,
+    ) -> Self {
         Self {
             connector,
             planning,
+            metrics: ConnectionMetrics::new(purpose),
             urgent,
             first: Semaphore::new(1),
             spare: Semaphore::new(MOST - 1),
@@ -122,7 +129,8 @@ impl Dedicated {
     }
 
     /// The same, with a connection that is already open.
-    pub(crate) fn with(self, session: Session) -> Self {
+    pub(crate) fn with(self, mut session: Session) -> Self {
+        session.counted = self.metrics.opened();
         self.keep(session);
         self
     }
@@ -175,6 +183,7 @@ impl Dedicated {
             _permit: permit,
             session,
             is_rested,
+            _busy: self.metrics.busy(),
         })
     }
 
@@ -218,7 +227,9 @@ impl Dedicated {
         // Jitter: a fleet must not reconnect in step.
         let pause = backoff.pause.mul_f64(rand::random_range(0.5..1.0));
         backoff.next_attempt = Some(Instant::now() + pause);
-        let session = self.connector.open(self.planning).await?;
+        let opened = self.connector.open(self.planning).await;
+        let mut session = opened.inspect_err(|_| self.metrics.failed())?;
+        session.counted = self.metrics.opened();
         *backoff = Backoff::default();
         Ok(session)
     }
@@ -285,6 +296,7 @@ pub(crate) struct Checkout<'a> {
     _permit: Permit<'a>,
     session: Session,
     is_rested: bool,
+    _busy: Counted,
 }
 
 impl Checkout<'_> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod connector;
 pub(crate) mod dedicated;
+pub(crate) mod measured;
 pub(crate) mod plans;
 pub(crate) mod pool;
 pub(crate) mod pooler;

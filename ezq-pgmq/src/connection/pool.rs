@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::connection::connector::Connector;
+use crate::connection::measured::{ConnectionMetrics, Counted};
 use crate::connection::runtime;
 use crate::error;
 
@@ -44,6 +45,7 @@ pub(crate) struct Pool {
     /// Knows the current options for ezq's own pool.
     connector: Connector,
     waiting: Mutex<VecDeque<Waiter>>,
+    metrics: ConnectionMetrics,
 }
 
 /// Someone who waits for a connection.
@@ -61,6 +63,7 @@ impl Pool {
             hands_on: is_own,
             connector,
             waiting: Mutex::default(),
+            metrics: ConnectionMetrics::new("pool"),
         }
     }
 
@@ -139,10 +142,13 @@ impl Pool {
             }
             acquired => acquired,
         }
+        .inspect_err(|_| self.metrics.failed())
     }
 
     fn lease(self: &Arc<Self>, connection: PoolConnection<Postgres>) -> PoolLease {
+        self.metrics.sized(self.pool.size());
         PoolLease {
+            _busy: self.metrics.busy(),
             connection,
             pool: Arc::clone(self),
             handovers: 0,
@@ -176,6 +182,7 @@ pub(crate) struct PoolLease {
     pool: Arc<Pool>,
     handovers: u8,
     given_back: bool,
+    _busy: Counted,
 }
 
 impl PoolLease {

@@ -29,13 +29,21 @@ impl Connections {
     /// The connections of a new engine; `first` is open already.
     pub(super) fn new(config: &PgmqConfig, connector: Connector, first: Session) -> Self {
         // It has no `urgent` of its own: its statements never wait for locks.
-        let urgent = Arc::new(Dedicated::new(connector.clone(), Planning::Urgent, None));
-        let by_index = || {
+        let urgent = Arc::new(Dedicated::new(
+            connector.clone(),
+            ("urgent", Planning::Urgent),
+            None,
+        ));
+        let by_index = |purpose| {
             let urgent = Some(Arc::clone(&urgent));
-            Dedicated::new(connector.clone(), Planning::ByIndex, urgent)
+            Dedicated::new(connector.clone(), (purpose, Planning::ByIndex), urgent)
         };
 
-        let control = Dedicated::new(connector.clone(), Planning::Free, Some(Arc::clone(&urgent)));
+        let control = Dedicated::new(
+            connector.clone(),
+            ("control", Planning::Free),
+            Some(Arc::clone(&urgent)),
+        );
         let control = Arc::new(control.with(first));
 
         let owns_pool = config.pool.is_none();
@@ -53,9 +61,9 @@ impl Connections {
         Self {
             pool,
             owns_pool,
-            claim: by_index(),
-            settle: by_index(),
-            renew: by_index(),
+            claim: by_index("claim"),
+            settle: by_index("settle"),
+            renew: by_index("renew"),
             control,
             urgent,
             stopper,

@@ -9,6 +9,7 @@ use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::ClaimStart;
 use crate::engine::{Engine, LeaseRequest, Leased};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::metrics::{QueueMetrics, Since};
 
 /// What a fetch came to.
 pub(crate) enum Fetched {
@@ -57,11 +58,19 @@ impl Claim {
 
     /// Sends the claim. An answer that shows something amiss is followed up at once: a missing
     /// queue is created, and an empty one leaves time to ask for wake-ups.
-    pub(crate) async fn send(mut self, engine: Arc<dyn Engine>, request: LeaseRequest) -> Fetched {
+    pub(crate) async fn send(
+        mut self,
+        engine: Arc<dyn Engine>,
+        request: LeaseRequest,
+        metrics: QueueMetrics,
+    ) -> Fetched {
         let queue = request.queue.clone();
         let span = debug_span!(parent: None, "ezq.lease", %queue, max = self.max);
         self.sent = Instant::now();
+        let measured = Since::now();
         let result = engine.lease(request).instrument(span).await;
+        let count = result.as_ref().ok().map(|leased| leased.deliveries.len());
+        metrics.claimed(measured, count);
 
         let mut created = None;
         let mut wakeups = None;

@@ -136,7 +136,8 @@ impl Fetcher {
         };
 
         let engine = Arc::clone(&settings.engine);
-        self.under_way.claim(claim.send(engine, request));
+        let metrics = scope.metrics.clone();
+        self.under_way.claim(claim.send(engine, request, metrics));
     }
 
     /// Starts the next claim while `incoming` deliveries are about to be taken in.

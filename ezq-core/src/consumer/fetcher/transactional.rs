@@ -25,6 +25,7 @@ use crate::dispatch::batch_attempt;
 use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::permit::permit;
+use crate::dispatch::registry::types;
 use crate::engine::Delivery;
 use crate::error::error_chain;
 use crate::event::is_control;
@@ -32,6 +33,7 @@ use crate::logging::warn;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerMark, Progress};
+use crate::observe::metrics::AttemptOutcome;
 use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
@@ -141,7 +143,15 @@ impl TransactionalBatch {
         }
 
         for member in &members {
-            self.app.services.notices.handled(member.received());
+            let handler = runner.handler;
+            let received = member.received();
+            handler.metrics.attempted(
+                &handler.name,
+                types(handler),
+                received,
+                AttemptOutcome::Done,
+            );
+            self.app.services.notices.handled(received);
         }
         Some((count, count == size))
     }

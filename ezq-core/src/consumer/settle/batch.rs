@@ -12,6 +12,7 @@ use crate::engine::{Engine, Receipt, Settle, SettleOutcome};
 use crate::error::{Error, ErrorKind, error_chain};
 use crate::logging::{error, warn};
 use crate::message::queue_name::QueueName;
+use crate::observe::metrics::{QueueMetrics, Since, dead_lettered};
 use crate::observe::report::{Counters, Disposition};
 use crate::observe::status::ConsumerStatus;
 use crate::publish::engines::ensure;
@@ -27,6 +28,7 @@ pub(crate) struct BatchSettler {
     /// Weak: health counts who holds the status.
     pub(crate) status: Weak<ConsumerStatus>,
     pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) metrics: QueueMetrics,
 }
 
 /// What of a batch is to be tried again.
@@ -90,7 +92,9 @@ impl BatchSettler {
         let span = debug_span!(parent: None, "ezq.settle", queue = %self.queue, count);
         let pairs = batch.iter_mut().map(|one| self.pair(one)).collect();
         let settled = self.engine.settle(&self.queue, pairs);
+        let sent = Since::now();
         let result = settled.instrument(span).await;
+        self.metrics.settled(sent, count, result.is_ok());
 
         let is_down = result.is_err();
         let failures = match result {
@@ -168,6 +172,9 @@ impl BatchSettler {
             let message_id = one.receipt().message_id();
             let received = one.delivery.received();
             notices.settled(&self.queue, message_id, received, &one.settle);
+            if let Settle::DeadLetter { reason, .. } = &one.settle {
+                dead_lettered(&self.queue, reason);
+            }
         }
         self.finish(one, disposition);
     }
