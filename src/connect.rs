@@ -13,7 +13,7 @@ use ezq_core::engine::Engine;
 use ezq_core::event::Event;
 use ezq_core::handler::{Handler, HandlerDefinition, Layer};
 use ezq_core::message::{IntoQueueName, Retention};
-use ezq_core::observe::Notice;
+use ezq_core::observe::{Notice, Tracer};
 use ezq_core::schedule::Schedule;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::postgres::PgConnectOptions;
@@ -281,6 +281,12 @@ impl EzqBuilder {
     /// Runs a [`Layer`] around every handler; see [`AppBuilder::layer`].
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.app = self.app.layer(layer);
+        self
+    }
+
+    /// Has a tracing system follow the events; see [`AppBuilder::tracer`].
+    pub fn tracer<T: Tracer + Layer + Clone>(mut self, tracer: T) -> Self {
+        self.app = self.app.tracer(tracer);
         self
     }
 

@@ -56,7 +56,10 @@ impl AppBuilder {
         for module in self.modules {
             handlers.extend(module.into_handlers(&states));
         }
-        let registry = registry(handlers, self.discover, &self.layers, &config)?;
+        // The tracer's span surrounds whatever else runs around a handler.
+        let (tracer, outermost) = self.tracer.unzip();
+        let layers: Vec<SharedLayer> = outermost.into_iter().chain(self.layers).collect();
+        let registry = registry(handlers, self.discover, &layers, &config)?;
         let codecs = codecs(self.codecs, &registry, &config)?;
 
         let config = Arc::new(config);
@@ -69,6 +72,7 @@ impl AppBuilder {
             codecs: Arc::new(codecs),
             notices: Notices::with(self.hooks)?,
             metrics: Default::default(),
+            tracer,
             message_limit: config.message_limit,
             dedupe_window: config.dedupe_window,
         });

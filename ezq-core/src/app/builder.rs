@@ -18,6 +18,7 @@ use crate::handler::layer::{Layer, SharedLayer};
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::message::retention::Retention;
 use crate::observe::notices::{Hook, Notice};
+use crate::observe::tracer::Tracer;
 use crate::publish::draft::Draft;
 use crate::publish::routing::Routing;
 use crate::publish::states::States;
@@ -35,6 +36,7 @@ pub struct AppBuilder {
     pub(super) handlers: Vec<Handler>,
     pub(super) modules: Vec<Module>,
     pub(super) layers: Vec<SharedLayer>,
+    pub(super) tracer: Option<(Arc<dyn Tracer>, SharedLayer)>,
     pub(super) parties: Vec<(EventRole, &'static str)>,
     pub(super) discover: bool,
     pub(super) states: States,
@@ -61,6 +63,7 @@ impl AppBuilder {
             handlers: Vec::new(),
             modules: Vec::new(),
             layers: Vec::new(),
+            tracer: None,
             parties: Vec::new(),
             discover: true,
             states: States::default(),
@@ -189,6 +192,13 @@ impl AppBuilder {
     /// several, the first that is added is outermost.
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Has a tracing system follow the events, as `ezq-otel` does: it sees what is published and claimed,
+    /// and its layer runs around all others. A second one replaces the first.
+    pub fn tracer<T: Tracer + Layer + Clone>(mut self, tracer: T) -> Self {
+        self.tracer = Some((Arc::new(tracer.clone()), Arc::new(tracer)));
         self
     }
 

@@ -17,6 +17,7 @@ use crate::handler::batch::{BatchCall, BatchFuture, BatchResults};
 use crate::handler::call::Call;
 use crate::handler::invoke::{HandlerFuture, Invoke};
 use crate::handler::outcome::HandlerError;
+use crate::message::headers::Headers;
 use crate::publish::draft::Draft;
 
 /// What a run of a handler comes to, as its layers see it.
@@ -208,6 +209,16 @@ impl Returned {
     pub fn publish<E: Event>(&mut self, event: &E) -> Result<()> {
         self.drafts.push(Draft::of(event)?);
         Ok(())
+    }
+
+    /// Gives the events to publish the headers of a trace's context, as a
+    /// [`Tracer`](crate::observe::Tracer) does.
+    pub fn trace(&mut self, headers: &Headers) {
+        let headers = Arc::new(headers.clone());
+        let each = self.each.iter_mut().flatten().flatten();
+        for draft in self.drafts.iter_mut().chain(each) {
+            draft.trace = Some(Arc::clone(&headers));
+        }
     }
 
     /// The types of the events to publish, in the order in which they were returned.

@@ -52,6 +52,8 @@ pub const CE_TYPE: &str = "ce-type";
 pub const TRACEPARENT: &str = "traceparent";
 /// The W3C trace state.
 pub const TRACESTATE: &str = "tracestate";
+/// The W3C baggage, which goes along with the trace.
+pub const BAGGAGE: &str = "baggage";
 
 /// The headers of a message.
 ///

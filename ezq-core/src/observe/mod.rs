@@ -3,6 +3,8 @@
 //! Begin at [`App::notices`](crate::app::App::notices) to subscribe, or at
 //! [`AppBuilder::hook`](crate::app::AppBuilder::hook) for a function that is called with each [`Notice`].
 //!
+//! A [`Tracer`] follows events from their publishers to their handlers.
+//!
 //! The report and the state of a consumer are in [`consumer`](crate::consumer), health is in
 //! [`admin`](crate::admin).
 
@@ -14,6 +16,8 @@ pub(crate) mod notice_stream;
 pub(crate) mod notices;
 pub(crate) mod report;
 pub(crate) mod status;
+pub(crate) mod tracer;
 
 pub use notice_stream::NoticeStream;
 pub use notices::{NOTICES_KEPT, Notice, NoticeKind};
+pub use tracer::{PublishSpan, Publishing, Receiving, Tracer};

@@ -20,6 +20,7 @@ use crate::publish::options::{PublishOptions, publish_options, queue_option};
 use crate::publish::prepared::Prepared;
 use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
+use crate::publish::traced::Traced;
 
 /// The most failures that an error names.
 const NAMED: usize = 3;
@@ -157,29 +158,12 @@ impl PublishAll {
     /// Once polled, dropping the future leaves it open which events are stored.
     pub async fn outcomes(self) -> Result<Vec<Result<Published>>> {
         let publisher = self.publisher;
-        let prepared = prepare(&publisher, self.items, &self.options?);
-
-        // An event that is refused already keeps its place among the outcomes.
-        let mut ready = Vec::new();
-        let mut places = Vec::new();
-        for prepared in prepared {
-            places.push(prepared.map(|prepared| ready.push(prepared)));
-        }
-
-        let mut stored = Vec::new().into_iter();
-        if !ready.is_empty() {
-            let span = debug_span!("ezq.publish", count = ready.len());
-            stored = publisher.store(ready).instrument(span).await?.into_iter();
-        }
-
-        let outcomes = places.into_iter().map(|place| {
-            place?;
-            stored.next().unwrap_or_else(|| {
-                let text = "the engine returned too few outcomes";
-                Err(Error::new(ErrorKind::Engine, text))
-            })
-        });
-        Ok(outcomes.collect())
+        let options = self.options?;
+        let mut items = self.items;
+        let traced = trace(&publisher, &mut items, &options);
+        let outcomes = store(&publisher, items, &options).await;
+        traced.end_all(outcomes.as_deref());
+        outcomes
     }
 
     /// The messages, with the engine that keeps their queues: for an extension that stores them in a
@@ -194,7 +178,12 @@ impl PublishAll {
         let engines = &self.publisher.services.engines;
         let engine = engines.own::<E>()?.clone();
 
-        let prepared = prepare(&self.publisher, self.items, &self.options?);
+        let options = self.options?;
+        let mut items = self.items;
+        let traced = trace(&self.publisher, &mut items, &options);
+        let prepared = prepare(&self.publisher, items, &options);
+        traced.end_with(None, prepared.iter().find_map(|one| one.as_ref().err()));
+
         let checked = prepared.into_iter().map(|prepared| {
             let prepared = prepared?;
             engines.check_own(&prepared.outgoing.queue)?;
@@ -207,6 +196,46 @@ impl PublishAll {
         let outcomes = self.outcomes().await.map_err(PublishAllError::Whole)?;
         PublishAllError::unless_all(outcomes)
     }
+}
+
+/// Begins the span of a call that publishes events.
+fn trace(publisher: &Publisher, items: &mut [Item], options: &PublishOptions) -> Traced {
+    let drafts = items.iter_mut().filter_map(|Item { draft, options }| {
+        let draft = draft.as_mut().ok()?;
+        Some((draft, options.as_ref()))
+    });
+    publisher.trace_all(drafts, options)
+}
+
+/// Stores events, one result each.
+async fn store(
+    publisher: &Publisher,
+    items: Vec<Item>,
+    options: &PublishOptions,
+) -> Result<Vec<Result<Published>>> {
+    let prepared = prepare(publisher, items, options);
+
+    // An event that is refused already keeps its place among the outcomes.
+    let mut ready = Vec::new();
+    let mut places = Vec::new();
+    for prepared in prepared {
+        places.push(prepared.map(|prepared| ready.push(prepared)));
+    }
+
+    let mut stored = Vec::new().into_iter();
+    if !ready.is_empty() {
+        let span = debug_span!("ezq.publish", count = ready.len());
+        stored = publisher.store(ready).instrument(span).await?.into_iter();
+    }
+
+    let outcomes = places.into_iter().map(|place| {
+        place?;
+        stored.next().unwrap_or_else(|| {
+            let text = "the engine returned too few outcomes";
+            Err(Error::new(ErrorKind::Engine, text))
+        })
+    });
+    Ok(outcomes.collect())
 }
 
 /// Writes events, one result each, and tells hooks of those that are about to be stored.

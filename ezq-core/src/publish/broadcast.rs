@@ -122,7 +122,12 @@ impl Broadcast {
     /// application's own engine is no `E`.
     pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, PreparedBroadcast)> {
         let options = self.options?;
-        let prepared = prepare(&self.publisher, self.draft?, &options)?;
+        let mut draft = self.draft?;
+        let traced = self.publisher.trace_broadcast(&mut draft);
+        let prepared = prepare(&self.publisher, draft, &options);
+        traced.end_with(None, prepared.as_ref().err());
+
+        let prepared = prepared?;
         let engine = self.publisher.services.engines.own::<E>()?.clone();
         Ok((engine, prepared))
     }
@@ -130,7 +135,19 @@ impl Broadcast {
     async fn send(self) -> Result<Broadcasted> {
         let publisher = self.publisher;
         let options = self.options?;
-        let prepared = prepare(&publisher, self.draft?, &options)?;
+        let mut draft = self.draft?;
+        let traced = publisher.trace_broadcast(&mut draft);
+        let sent = Self::send_draft(&publisher, draft, &options).await;
+        traced.end_with(None, sent.as_ref().err());
+        sent
+    }
+
+    async fn send_draft(
+        publisher: &Publisher,
+        draft: Draft,
+        options: &PublishOptions,
+    ) -> Result<Broadcasted> {
+        let prepared = prepare(publisher, draft, options)?;
 
         let event_type = prepared.message.event_type.clone();
         let span = debug_span!("ezq.broadcast", event_id = %prepared.event_id, %event_type);
@@ -153,7 +170,7 @@ impl Broadcast {
             call.end(copies.is_ok());
             let broadcasted = prepared.broadcasted(copies?)?;
             count(services, known_type, &broadcasted);
-            announce(&publisher, &event_type, &broadcasted);
+            announce(publisher, &event_type, &broadcasted);
             Ok(broadcasted)
         };
         sent.instrument(span).await

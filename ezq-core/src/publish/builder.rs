@@ -2,6 +2,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -131,7 +132,18 @@ impl Publish {
     /// [`ErrorKind::Encode`], [`ErrorKind::InvalidEvent`] or [`ErrorKind::TooLarge`] if the event or an
     /// option is invalid, and [`ErrorKind::Unsupported`] for an option that the queue's engine lacks.
     pub fn prepare(self) -> Result<Prepared> {
-        let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
+        self.write()
+    }
+
+    /// The message. Its span ends here: the caller stores it.
+    fn write(self) -> Result<Prepared> {
+        let mut draft = self.draft?;
+        let options = self.options?;
+        let traced = self.publisher.trace(&mut draft, &options);
+        let prepared = self.publisher.prepare(draft, &options);
+        traced.end_with(None, prepared.as_ref().err());
+
+        let prepared = prepared?;
         prepared.announce(&self.publisher.services.notices);
         Ok(prepared)
     }
@@ -143,17 +155,29 @@ impl Publish {
     /// As [`prepare`](Self::prepare), and [`ErrorKind::Unsupported`] if the queue is routed to a named
     /// engine or the application's own engine is no `E`.
     pub fn prepare_for<E: Engine + Clone>(self) -> Result<(E, Prepared)> {
-        let prepared = self.publisher.prepare(self.draft?, &self.options?)?;
-        let services = &self.publisher.services;
-        prepared.announce(&services.notices);
-
+        let services = Arc::clone(&self.publisher.services);
+        let prepared = self.write()?;
         services.engines.check_own(&prepared.outgoing.queue)?;
         Ok((services.engines.own::<E>()?.clone(), prepared))
     }
 
     async fn store(self) -> Result<Published> {
         let publisher = self.publisher;
-        let prepared = publisher.prepare(self.draft?, &self.options?)?;
+        let mut draft = self.draft?;
+        let options = self.options?;
+        // Begun before the event is written, since its headers carry the span's context.
+        let traced = publisher.trace(&mut draft, &options);
+        let stored = Self::store_draft(&publisher, draft, &options).await;
+        traced.end(stored.as_ref());
+        stored
+    }
+
+    async fn store_draft(
+        publisher: &Publisher,
+        draft: Draft,
+        options: &PublishOptions,
+    ) -> Result<Published> {
+        let prepared = publisher.prepare(draft, options)?;
         prepared.announce(&publisher.services.notices);
 
         let span = debug_span!(

@@ -1,11 +1,14 @@
 //! What an event is between the call that publishes it and the writing of its envelope.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use crate::error::Result;
 use crate::event::envelope::Envelope;
 use crate::event::tick::Tick;
 use crate::event::{Event, finite};
+use crate::message::headers::Headers;
 
 /// An event whose payload is serialized and whose envelope is not written yet.
 ///
@@ -20,6 +23,8 @@ pub struct Draft {
     pub(crate) key: Option<String>,
     /// The codec that the event's type names.
     pub(crate) codec: Option<&'static str>,
+    /// The headers of the span that publishes it.
+    pub(crate) trace: Option<Arc<Headers>>,
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +51,7 @@ impl Draft {
             queue: E::QUEUE,
             key: event.key(),
             codec: E::CODEC,
+            trace: None,
         })
     }
 
@@ -63,6 +69,7 @@ impl Draft {
             queue: None,
             key: None,
             codec: None,
+            trace: None,
         })
     }
 
@@ -82,6 +89,7 @@ impl From<Envelope> for Draft {
             queue: None,
             key: None,
             codec: None,
+            trace: None,
         }
     }
 }

@@ -19,6 +19,7 @@
 //! | the options that all builders have | `options.rs` |
 //! | envelope, headers, body, and what is refused | `writing.rs` |
 //! | storing, and the events that handlers return | `publisher.rs` |
+//! | the context of a trace, where the application has a tracer | `traced.rs` |
 //! | publishing in a handler's transaction | `transaction.rs` |
 //! | which queue a type goes to, and which engine keeps it | `routing.rs`, `engines.rs` |
 //! | what publishers, handlers and consumers share | `services.rs`, `states.rs` |
@@ -35,6 +36,7 @@ pub(crate) mod publisher;
 pub(crate) mod routing;
 pub(crate) mod services;
 pub(crate) mod states;
+mod traced;
 pub(crate) mod transaction;
 mod writing;
 

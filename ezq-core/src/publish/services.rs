@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::message::queue_name::QueueName;
 use crate::observe::metrics::PublishMetrics;
 use crate::observe::notices::Notices;
+use crate::observe::tracer::Tracer;
 use crate::publish::engines::Engines;
 use crate::publish::routing::Routing;
 use crate::publish::states::States;
@@ -24,6 +25,7 @@ pub(crate) struct Services {
     pub(crate) codecs: Arc<Codecs>,
     pub(crate) notices: Notices,
     pub(crate) metrics: PublishMetrics,
+    pub(crate) tracer: Option<Arc<dyn Tracer>>,
     pub(crate) message_limit: usize,
     pub(crate) dedupe_window: Duration,
 }

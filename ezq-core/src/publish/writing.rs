@@ -18,12 +18,17 @@ use crate::publish::publisher::Publisher;
 impl Publisher {
     /// Writes an event for the queue that it goes to.
     pub(crate) fn prepare(&self, draft: Draft, options: &PublishOptions) -> Result<Prepared> {
-        let queue = match &options.queue {
-            Some(queue) => queue.clone(),
-            None => self.services.queue_of(draft.event_type(), draft.queue)?,
-        };
+        let queue = self.queue_of(&draft, options)?;
         let written = self.write(draft, options, Some(&queue))?;
         Ok(written.addressed_to(queue))
+    }
+
+    /// The queue that an event goes to.
+    pub(crate) fn queue_of(&self, draft: &Draft, options: &PublishOptions) -> Result<QueueName> {
+        match &options.queue {
+            Some(queue) => Ok(queue.clone()),
+            None => self.services.queue_of(draft.event_type(), draft.queue),
+        }
     }
 
     /// Writes an event for a queue, or, without one, for all that are subscribed.
@@ -37,7 +42,7 @@ impl Publisher {
         let engine = queue.map_or(&services.engines.default, |queue| {
             services.engines.of(queue)
         });
-        let mut headers = self.headers(options, draft.key);
+        let mut headers = self.headers(options, draft.key, draft.trace.as_deref());
         check_capabilities(engine.capabilities(), options, &headers)?;
 
         let known_type = known_type(&draft.content);
@@ -63,13 +68,23 @@ impl Publisher {
     }
 
     /// The headers that the options set, and those that come from the handled event.
-    fn headers(&self, options: &PublishOptions, key: Option<String>) -> Headers {
+    fn headers(
+        &self,
+        options: &PublishOptions,
+        key: Option<String>,
+        trace: Option<&Headers>,
+    ) -> Headers {
         let mut found = options.headers.clone().unwrap_or_default();
+        // Headers that the options set take precedence, then those of the span that publishes. What
+        // goes with a trace context comes from the same place as the context.
+        if let Some(trace) = trace
+            && found.value(headers::TRACEPARENT).is_none()
+        {
+            found = found.or(trace);
+        }
         if let Some(cause) = &self.cause {
-            // Headers that the options set take precedence. A trace's state belongs to its parent, so
-            // both come from the same place.
             if found.value(headers::TRACEPARENT).is_none() {
-                for name in [headers::TRACEPARENT, headers::TRACESTATE] {
+                for name in [headers::TRACEPARENT, headers::TRACESTATE, headers::BAGGAGE] {
                     if let Some(text) = cause.headers.text(name) {
                         found.insert_absent(name, text);
                     }

@@ -10,6 +10,7 @@ use crate::consumer::fetcher::walk::ClaimStart;
 use crate::engine::{Engine, LeaseRequest, Leased};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::metrics::{QueueMetrics, Since};
+use crate::observe::tracer::{Receiving, Tracer};
 
 /// What a fetch came to.
 pub(crate) enum Fetched {
@@ -63,6 +64,7 @@ impl Claim {
         engine: Arc<dyn Engine>,
         request: LeaseRequest,
         metrics: QueueMetrics,
+        tracer: Option<Arc<dyn Tracer>>,
     ) -> Fetched {
         let queue = request.queue.clone();
         let span = debug_span!(parent: None, "ezq.lease", %queue, max = self.max);
@@ -71,6 +73,13 @@ impl Claim {
         let result = engine.lease(request).instrument(span).await;
         let count = result.as_ref().ok().map(|leased| leased.deliveries.len());
         metrics.claimed(measured, count);
+        // An idle consumer polls for ever: claims that find nothing would be most of all spans.
+        if let Some(tracer) = tracer
+            && count != Some(0)
+        {
+            let answer = result.as_ref().map(|leased| &*leased.deliveries);
+            tracer.receive(&Receiving::new(&queue, answer, self.sent.elapsed()));
+        }
 
         let mut created = None;
         let mut wakeups = None;

@@ -137,7 +137,9 @@ impl Fetcher {
 
         let engine = Arc::clone(&settings.engine);
         let metrics = scope.metrics.clone();
-        self.under_way.claim(claim.send(engine, request, metrics));
+        let tracer = scope.app.services.tracer.clone();
+        self.under_way
+            .claim(claim.send(engine, request, metrics, tracer));
     }
 
     /// Starts the next claim while `incoming` deliveries are about to be taken in.

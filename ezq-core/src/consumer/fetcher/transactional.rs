@@ -27,13 +27,14 @@ use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::permit::permit;
 use crate::dispatch::registry::types;
 use crate::engine::Delivery;
-use crate::error::error_chain;
+use crate::error::{Result, error_chain};
 use crate::event::is_control;
 use crate::logging::warn;
 use crate::message::headers;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerMark, Progress};
 use crate::observe::metrics::AttemptOutcome;
+use crate::observe::tracer::Receiving;
 use crate::publish::transaction::Transaction;
 use crate::shared::Shared;
 
@@ -176,6 +177,7 @@ impl TransactionalBatch {
             return None;
         }
 
+        let sent = Instant::now();
         let claimed = tokio::select! {
             // An answer that came is never given up.
             biased;
@@ -186,6 +188,7 @@ impl TransactionalBatch {
                 return None;
             }
         };
+        self.trace(&claimed, sent);
         let claimed = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -204,6 +207,15 @@ impl TransactionalBatch {
         }
         drop(claiming);
         members
+    }
+
+    /// Tells the tracer of a claim that found something or failed.
+    fn trace(&self, claimed: &Result<Vec<Delivery>>, sent: Instant) {
+        let is_empty = claimed.as_ref().is_ok_and(Vec::is_empty);
+        if let Some(tracer) = self.app.services.tracer.as_ref().filter(|_| !is_empty) {
+            let answer = claimed.as_deref();
+            tracer.receive(&Receiving::new(&self.queue, answer, sent.elapsed()));
+        }
     }
 
     /// Ends when a stopped consumer has waited for an answer long enough.

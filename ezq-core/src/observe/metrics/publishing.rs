@@ -45,6 +45,7 @@ impl PublishMetrics {
     pub(crate) fn call<'a>(&self, queues: impl IntoIterator<Item = &'a QueueName>) -> PublishCall {
         let mut queues = queues.into_iter();
         let queue = queues.next().map(QueueName::as_str);
+        // Most calls publish to one queue, and their times are worth comparing by it.
         let is_one = queues.all(|other| Some(other.as_str()) == queue);
         PublishCall {
             handles: self.of(queue.filter(|_| is_one).unwrap_or(SEVERAL)),
@@ -78,6 +79,7 @@ impl PublishMetrics {
     /// The label of a queue: its name, unless there are too many.
     fn label(&self, queue: &str) -> String {
         let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        // Names that came first keep their labels: one that changed would break its series.
         let has_own = queues.contains_key(queue) || queues.len() < MOST_QUEUES;
         if has_own { queue } else { OTHER }.to_owned()
     }
@@ -87,8 +89,10 @@ impl PublishMetrics {
         if let Some(handles) = queues.get(queue) {
             return Arc::clone(handles);
         }
+        // Released before the write below, which would wait for it.
         drop(queues);
 
+        // Two threads may both come here: the second finds the entry of the first.
         let label = self.label(queue);
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
         let handles = queues.entry(label).or_insert_with_key(|label| {

@@ -127,6 +127,7 @@ impl ConsumersGauge {
 
     pub(crate) fn change(&self, from: Option<&'static str>, to: Option<&'static str>) {
         let Some(queue) = &self.0 else { return };
+        // A consumer is in one state at a time, so it leaves one and enters the other.
         for (state, change) in [(from, -1.0), (to, 1.0)] {
             if let Some(state) = state {
                 let queue = queue.as_str().to_owned();
@@ -170,6 +171,7 @@ impl HandlerMetrics {
             handles.wait.record(waited(received, began));
         }
 
+        // No event, no run: a batch has one at least.
         if let Some(handles) = &handles {
             handles.in_flight.increment(1);
         }
@@ -195,6 +197,7 @@ impl HandlerMetrics {
         if let Some((_, counters)) = attempts.iter().find(|(known, _)| *known == event_type) {
             return counters[outcome as usize].increment(1);
         }
+        // Released before the write below, which would wait for it.
         drop(attempts);
 
         let counters = attempt_counters(handler, &received.queue, event_type);
@@ -210,6 +213,7 @@ impl HandlerMetrics {
             let handles = HandlerHandles::of(handler, queue);
             (queue.clone(), Arc::new(handles))
         });
+        // A handler without a queue of its own takes events from each queue that is consumed.
         if first.0 == *queue {
             return Arc::clone(&first.1);
         }
@@ -307,6 +311,7 @@ impl Drop for RunMetrics {
 
 /// An event became a dead letter.
 pub(crate) fn dead_lettered(queue: &QueueName, reason: &Reason) {
+    // The store and operators give events up as well.
     let handler = reason.handler.as_ref().map_or("", HandlerName::as_str);
     counter!(
         names::DEAD_LETTERS,
@@ -322,6 +327,7 @@ pub(crate) fn ticked(schedule: &str, due: DateTime<Utc>, now: DateTime<Utc>, has
     let outcome = if has_fired { "fired" } else { "left_out" };
     counter!(names::SCHEDULE_TICKS, "schedule" => schedule.to_owned(), "outcome" => outcome)
         .increment(1);
+    // A tick that is left out comes at no time.
     if has_fired {
         let lag = (now - due).to_std().unwrap_or_default();
         histogram!(names::SCHEDULE_LAG, "schedule" => schedule.to_owned())
