@@ -142,8 +142,65 @@ fn the_page_of_the_metrics_lists_what_the_code_has() {
     assert_eq!(documented, listed.collect::<Vec<_>>());
 }
 
+/// A file beside the page.
+fn document(name: &str) -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    std::fs::read_to_string(docs.join(name)).unwrap()
+}
+
+/// The queries of the alert rules, each with the name of its alert.
+fn alerts() -> Vec<(String, String)> {
+    let text = document("monitoring/alerts.yml");
+    let rules = text.split("- alert: ").skip(1).map(|rule| {
+        let (name, rest) = rule.split_once('\n').unwrap();
+        let query = rest.split("expr:").nth(1).unwrap();
+        // A key of the rule follows the query.
+        let end = ["\n        for:", "\n        labels:"];
+        let end = end.iter().filter_map(|key| query.find(key)).min().unwrap();
+        (name.to_owned(), query[..end].to_owned())
+    });
+    rules.collect()
+}
+
+/// The queries of the dashboard.
+fn panels() -> Vec<String> {
+    let text = document("monitoring/grafana.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The series that a query names, and the labels that it uses.
+fn used(query: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = query.split(|c| !is_word(c));
+    let series = words
+        .filter(|word| word.starts_with("ezq_"))
+        .map(str::to_owned)
+        .collect();
+
+    let grouped = query
+        .split("by (")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap());
+    let selected = query
+        .split('{')
+        .skip(1)
+        .map(|rest| rest.split('}').next().unwrap());
+    let grouped = grouped.flat_map(|labels| labels.split(','));
+    let selected = selected.flat_map(|labels| labels.split(','));
+    let labels = grouped.chain(selected).map(|label| {
+        let label = label.trim();
+        label.split(|c| !is_word(c)).next().unwrap().to_owned()
+    });
+    (series, labels.collect())
+}
+
 /// Does everything of which an application measures something.
-async fn do_everything() {
+async fn do_everything(name: &str) {
     async fn mixed(event: Paid, context: Context) -> Result<Option<Shipped>, HandlerError> {
         match event.order {
             0 if context.attempt() == 1 => Err(HandlerError::retry("not yet")),
@@ -156,7 +213,7 @@ async fn do_everything() {
         drop(events);
     }
 
-    let app = build("everything", |builder| {
+    let app = build(name, |builder| {
         let quick = Schedule::every(Duration::from_secs(1));
         builder
             .register(Handler::on("mixed", mixed))
@@ -164,7 +221,7 @@ async fn do_everything() {
             .configure(|config| {
                 config.retry.backoff = ezq_core::handler::Backoff::constant(Duration::ZERO)
             })
-            .schedule("each_second", quick, &Paid { order: 9 })
+            .schedule(name, quick, &Paid { order: 9 })
     });
     let handle = app.consumer().spawn();
 
@@ -181,13 +238,16 @@ async fn do_everything() {
         .unwrap();
     assert!(again.is_duplicate);
 
-    let queue = ("queue", "everything");
+    let queue = ("queue", name);
     let is_done = || {
         value(
             "ezq_attempts_total",
             &[queue, ("handler", "all"), ("outcome", "done")],
         ) >= 3.0
-            && value("ezq_schedule_ticks_total", &[("outcome", "fired")]) > 0.0
+            && value(
+                "ezq_schedule_ticks_total",
+                &[("schedule", name), ("outcome", "fired")],
+            ) > 0.0
             && value(
                 "ezq_deliveries_total",
                 &[queue, ("disposition", "dead_lettered")],
@@ -207,7 +267,7 @@ async fn do_everything() {
 
 #[tokio::test]
 async fn what_is_measured_is_in_the_catalogue_with_its_labels() {
-    do_everything().await;
+    do_everything("everything").await;
 
     let mut emitted: BTreeMap<String, BTreeSet<Vec<String>>> = BTreeMap::new();
     for sample in samples() {
@@ -282,6 +342,68 @@ async fn what_is_measured_is_in_the_catalogue_with_its_labels() {
     // It has ended, so it is counted in no state.
     assert!(value("ezq_consumers", &[("queue", "everything")]).abs() < 0.1);
     assert!(value("ezq_handlers_in_flight", &[("queue", "everything")]).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn the_queries_of_dashboard_and_alerts_ask_for_what_the_exporter_has() {
+    do_everything("queries").await;
+    let mut emitted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for sample in samples() {
+        let labels = sample.labels.into_keys();
+        emitted.entry(sample.name).or_default().extend(labels);
+    }
+    // The memory engine has no connections: a test of ezq-pgmq shows those.
+    for metric in CATALOGUE
+        .iter()
+        .filter(|metric| metric.name.contains("connection"))
+    {
+        let labels = metric.labels.iter().map(|&label| label.to_owned());
+        emitted
+            .entry(metric.name.to_owned())
+            .or_default()
+            .extend(labels);
+    }
+
+    let alerts = alerts();
+    let queries: Vec<String> = alerts
+        .iter()
+        .map(|(_, query)| query.clone())
+        .chain(panels())
+        .collect();
+    assert!(queries.len() > 25, "{}", queries.len());
+    for query in &queries {
+        let (series, labels) = used(query);
+        assert!(!series.is_empty(), "{query}");
+        for name in &series {
+            let has = emitted
+                .get(name)
+                .unwrap_or_else(|| panic!("`{name}` is not exported: {query}"));
+            // The last one comes from Prometheus itself.
+            let unknown = labels
+                .iter()
+                .find(|label| !has.contains(*label) && *label != "instance");
+            assert_eq!(unknown, None, "{query}");
+        }
+    }
+
+    // The page says which alert uses what, and names all of them.
+    let page = document("metrics.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `ezq_"));
+    let mut named = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
+        if cells[6] == "-" {
+            continue;
+        }
+        let alert = alerts.iter().find(|(name, _)| name == cells[6]);
+        let (name, query) = alert.unwrap_or_else(|| panic!("`{}` is no alert", cells[6]));
+        assert!(query.contains(cells[1]), "{name}");
+        named.insert(name);
+    }
+    assert_eq!(named.len(), alerts.len());
 }
 
 #[tokio::test]
