@@ -93,11 +93,11 @@ pub(super) async fn run(
         .await
     });
     let running = handler.metrics.begin(&handler.name, [&**received]);
-    let answer = called.instrument(span).await;
-    running.end();
-    let outcome = match answer {
+    let outcome = match called.instrument(span).await {
         Ok(None) => RunOutcome::Cancelled,
         Ok(Some(drafts)) => {
+            // Only the handler's own time counts.
+            running.end();
             finished(handler, received, services, transaction.as_ref(), drafts).await
         }
         Err(failure) => RunOutcome::Failed(failure),
