@@ -88,8 +88,8 @@ impl TestApp {
     ///   the message names its type. An event that a handler returned or published may be for another
     ///   application, so it is no error. Nor is any if
     ///   [`unknown_types`](crate::config::Config::unknown_types) is `Skip`.
-    /// - [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) when there is no end: a handler that always snoozes, or handlers
-    ///   that publish each other's events.
+    /// - [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) when there is no end: a handler that always snoozes, that
+    ///   publishes what it handles, or handlers that publish each other's events.
     pub async fn drain(&self) -> Result<ReportOfAll> {
         drain(&self.app, &self.engine).await
     }

@@ -112,6 +112,48 @@ async fn a_drain_without_an_end_is_an_error() {
     assert!(error.to_string().contains("snoozes for ever"), "{error}");
 }
 
+#[tokio::test]
+async fn a_handler_that_publishes_what_it_handles_is_an_error_of_drain() {
+    let echoes = |step: Step| async move { Step { n: step.n + 1 } };
+    let app = TestApp::new(|app| app.register(Handler::on("echoes", echoes))).unwrap();
+    // Many at once, so that the limit is soon met.
+    for n in 0..500 {
+        app.publish(&Step { n }).await.unwrap();
+    }
+
+    for error in [
+        app.drain().await.unwrap_err(),
+        app.drain_queue("ezq").await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(text.contains("publishes what it handles"), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_dropped_leaves_no_consumer_behind() {
+    let handled = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&handled);
+    let slow = Handler::on("slow", move |_: Step| {
+        let counted = Arc::clone(&counted);
+        async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let app = TestApp::new(|app| app.configure(|c| c.concurrency = 1).register(slow)).unwrap();
+    for n in 0..100 {
+        app.publish(&Step { n }).await.unwrap();
+    }
+
+    let dropped = tokio::time::timeout(Duration::from_secs(3), app.drain()).await;
+    assert!(dropped.is_err());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let once = handled.load(Ordering::Relaxed);
+    assert!(once <= 2, "only what ran is finished: {once}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_assertion_fails_with_what_there_is() {
     let app = TestApp::new(|app| app).unwrap();
