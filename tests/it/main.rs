@@ -32,6 +32,7 @@ mod outbox;
 mod own_database;
 mod pages;
 mod partitions;
+mod pausing;
 mod processes;
 mod proxy;
 mod publishing;

@@ -19,6 +19,7 @@ mod fencing;
 mod history;
 mod keys;
 mod leasing;
+mod pauses;
 mod poison;
 mod publishing;
 mod queues;
@@ -52,6 +53,7 @@ pub fn cases() -> Vec<Case> {
         schedule::CASES,
         ticks::CASES,
         queues::CASES,
+        pauses::CASES,
         transactions::CASES,
     ];
     files.concat()

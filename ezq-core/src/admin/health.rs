@@ -63,12 +63,15 @@ pub struct ConsumerHealth {
     /// alone is not a fault.
     #[serde(serialize_with = "seconds")]
     pub last_claim: Option<Duration>,
-    /// How long the oldest readable message has been due: zero if there is none, `None` if the
-    /// engine did not answer.
+    /// How long the oldest readable message has been due: zero if there is none or the queue is
+    /// paused, `None` if the engine did not answer.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
     /// Why claiming, renewing or settling fails, or why the engine did not answer for the lag.
     pub error: Option<String>,
+    /// Whether its queue is paused, or every handler of it; see [`Queues`](crate::admin::Queues). A
+    /// paused consumer is ready: it does what it was asked to.
+    pub is_paused: bool,
     /// How long the store has refused its claims, because of the login or a missing right; `None`
     /// if it does not, or the consumer has ended.
     #[serde(serialize_with = "seconds")]
@@ -118,12 +121,14 @@ impl ConsumerHealth {
         let state = status.state();
         let mut lag = None;
         let mut error = status.failure();
+        let is_paused = status.is_paused() && !state.is_ended();
 
         // An ended consumer has no lag: nothing of this application waits for its queue.
         if let (Some(queue), false) = (&status.queue, state.is_ended()) {
             let asked = app.services.engines.of(queue).lag(queue);
             match timeout(app.config.connect_timeout, asked).await {
-                Ok(Ok(found)) => lag = Some(found.unwrap_or_default()),
+                // What waits because it is paused is not behind.
+                Ok(Ok(found)) => lag = Some(found.filter(|_| !is_paused).unwrap_or_default()),
                 Ok(Err(why)) => error = Some(error_chain(&why)),
                 Err(_) => error = Some(late(app.config.connect_timeout)),
             }
@@ -135,6 +140,7 @@ impl ConsumerHealth {
             last_claim: status.last_claim(),
             lag,
             error,
+            is_paused,
             refused_for: status.refused_for(),
             restarts: status.restarts(),
             counts: status.counters.counts(),
@@ -249,6 +255,9 @@ impl fmt::Display for ConsumerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.queue.as_ref().map_or("?", QueueName::as_str);
         write!(f, "the consumer of `{queue}`: {}", self.state)?;
+        if self.is_paused {
+            f.write_str(", paused")?;
+        }
         if let Some(lag) = self.lag.filter(|lag| !lag.is_zero()) {
             write!(f, ", {lag:.1?} behind")?;
         }

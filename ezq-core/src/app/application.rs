@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::queues::Queues;
 use crate::admin::schedules::Schedules;
 use crate::admin::subscriptions::Subscriptions;
 use crate::app::AppBuilder;
@@ -89,6 +90,12 @@ impl App {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when the engine keeps no schedules.
     pub fn schedules(&self) -> Result<Schedules<'_>> {
         Schedules::of(&self.inner)
+    }
+
+    /// The queues of the application's engines, to pause and resume them and their handlers.
+    #[must_use]
+    pub fn queues(&self) -> Queues<'_> {
+        Queues::new(&self.inner)
     }
 
     /// A publisher, for code that needs nothing else of the application.

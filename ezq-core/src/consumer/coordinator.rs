@@ -17,10 +17,11 @@ use tracing::info;
 
 use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
 use crate::consumer::fetcher::fetch::Fetcher;
-use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::ClaimStart;
 use crate::consumer::fetcher::window::Window;
 use crate::consumer::intake::take_in;
+use crate::consumer::pausing::watch::PauseWatch;
+use crate::consumer::prepare::Prepared;
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::listener::{StopListener, StopRequest};
 use crate::consumer::stop::{Phase, Stop, deadline};
@@ -42,6 +43,7 @@ pub(crate) struct Coordinator {
     status: Arc<ConsumerStatus>,
     fetcher: Fetcher,
     work: Workload,
+    pauses: PauseWatch,
     pub(crate) stop: Stop,
 }
 
@@ -49,18 +51,22 @@ impl Coordinator {
     pub(crate) fn new(
         scope: Arc<RunScope>,
         status: Arc<ConsumerStatus>,
-        wakeups: Wakeups,
+        prepared: Prepared,
         window: Window,
         started: Instant,
     ) -> Self {
+        let Prepared { wakeups, pauses } = prepared;
         let fetcher = Fetcher::new(Arc::clone(&scope), Arc::clone(&status), wakeups, window);
         let work = Workload::new(Arc::clone(&scope));
+        let pauses = PauseWatch::new(Arc::clone(&scope), pauses);
         let stop = Stop::new(Arc::clone(&scope), started);
+        status.paused(pauses.is_paused());
         Self {
             scope,
             status,
             fetcher,
             work,
+            pauses,
             stop,
         }
     }
@@ -85,6 +91,7 @@ impl Coordinator {
         // Before anything starts: the next claim is under way while this work is done.
         self.fetcher.start(&self.work, &self.stop);
         let has_more = self.work.start_tasks();
+        self.stop_while_paused();
         self.drain_on();
         let is_stopping = self.stop.phase() != Phase::Running;
         self.status.runs(is_stopping);
@@ -100,6 +107,7 @@ impl Coordinator {
             ..
         } = &*self;
         let is_waiting = fetcher.is_idle() && fetcher.wants_more(work, stop);
+        let is_searching = fetcher.wants_to_search(stop);
         let is_overfull =
             work.buffered() > fetcher.window.least() && stop.phase() == Phase::Running;
         let awaits_settlements = fetcher.is_full(work) || !fetcher.busy.have_returned();
@@ -123,6 +131,10 @@ impl Coordinator {
             () = sleep_until(self.fetcher.window.due()), if is_overfull => self.release_surplus(),
             // It is time for the next claim.
             () = sleep_until(self.fetcher.pace.next()), if is_waiting => {}
+            // The queue is paused: it is time to search it for control events.
+            () = sleep_until(self.fetcher.search.next()), if is_searching => {}
+            // The queue or a handler was paused, or resumed.
+            () = self.pauses.changed() => self.pauses_changed(),
             // Something is settled: there is room to fetch, or what a walk released has returned.
             () = scope.leases.freed(), if awaits_settlements => {}
             // Nothing is claimed while renewals fail: now they work again.
@@ -138,7 +150,7 @@ impl Coordinator {
             // A delivery with a key is done: the next of its lane starts, or the lane ends.
             Some(step) = self.work.lanes.step() => self.work.follow(step),
             // The engine says that something was published.
-            is_wakeup = self.fetcher.wakeups.next(), if is_waiting => {
+            is_wakeup = self.fetcher.wakeups.next(), if is_waiting || is_searching => {
                 self.fetcher.woken(is_wakeup);
             }
             // A token, the handle, a signal or the end of the grace.
@@ -165,10 +177,16 @@ impl Coordinator {
                 self.scope.leases.took_in(number);
             }
             Ok(Fetched::Transactional(handled)) => self.fetcher.handled_in_transaction(handled),
+            Ok(Fetched::Searched(searched)) => {
+                if let Some((control, sent)) = self.fetcher.searched(*searched) {
+                    self.accept(control, sent);
+                }
+            }
 
             // The claim was given up.
             Err(error) if error.is_cancelled() => self.fetcher.claim_aborted(),
             Err(_) => {
+                self.fetcher.under_way.search_ended();
                 self.answered(Answer::panicked()).await;
                 // No answer is on its way any more, whatever the claim took.
                 self.scope.leases.took_in_all();
@@ -265,6 +283,11 @@ impl Coordinator {
         let received = Arc::clone(&work.received);
         let key = received.headers.key();
 
+        // The claim was sent before the pause was heard of.
+        if self.pauses.is_paused() {
+            return self.scope.give_back(&work);
+        }
+
         let busy = &mut self.fetcher.busy;
         if busy.pass_over(&self.scope, &self.work.lanes, &work, key.as_deref()) {
             return self.scope.give_back(&work);
@@ -284,6 +307,38 @@ impl Coordinator {
         self.scope.admission.watch();
     }
 
+    /// Takes note of what was paused or resumed.
+    fn pauses_changed(&mut self) {
+        let was_paused = self.pauses.is_paused();
+        self.pauses.learn();
+        let is_paused = self.pauses.is_paused();
+        self.status.paused(is_paused);
+
+        match (was_paused, is_paused) {
+            (false, true) => {
+                // Nothing begins: what waits goes back, and batches that gather find that out.
+                self.work.release_all();
+                self.scope.admission.open_batches.close();
+                self.fetcher.search.soon();
+            }
+            (true, false) => self.fetcher.pace.now(),
+            _ => {}
+        }
+    }
+
+    /// A stop in a paused queue leaves there what it would handle first.
+    fn stop_while_paused(&mut self) {
+        if !self.pauses.is_paused() {
+            return;
+        }
+        let is_idle = self.fetcher.is_idle() && self.work.tasks.is_empty();
+        match self.stop.phase() {
+            Phase::Draining => self.stop.drained(),
+            Phase::Running if self.scope.settings.until_idle && is_idle => self.stop.finish_idle(),
+            _ => {}
+        }
+    }
+
     /// Goes on with what stands before a control event once all of it is fetched.
     fn drain_on(&mut self) {
         let is_taken_in = self.stop.phase() == Phase::Draining
@@ -299,7 +354,8 @@ impl Coordinator {
 
         // An `Interrupt` takes effect once every handler before it was called.
         let is_begun = self.work.lanes.waiting() == 0 && self.scope.admission.have_begun();
-        if self.stop.is_interrupt() && is_begun {
+        // While the queue is paused, what waits for a handler's limit does not begin.
+        if self.stop.is_interrupt() && (is_begun || self.pauses.is_paused()) {
             self.cancel();
         }
     }

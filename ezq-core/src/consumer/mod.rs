@@ -16,6 +16,7 @@
 //! | `coordinator` | waits for what happens next and routes it to the three parts below |
 //! | `fetcher` | claims deliveries |
 //! | `workload` | what is buffered, waits in a lane, or is at work |
+//! | `pausing` | what is paused, and what becomes of it |
 //! | `stop` | why the run stops, and how far the stop has come |
 //! | `settle` | the task that settles what handlers are done with |
 //! | `leases`, `renewer` | what is leased, and the task that renews it |
@@ -30,6 +31,7 @@ mod fetcher;
 mod handle;
 mod intake;
 mod leases;
+mod pausing;
 mod prepare;
 mod renewer;
 mod restart;

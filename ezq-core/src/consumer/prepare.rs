@@ -1,12 +1,15 @@
-//! Preparing a run: the queue, the table of schedules, the subscriptions and the wake-ups.
+//! Preparing a run: the queue, the table of schedules, the subscriptions, what is paused, and the
+//! wake-ups.
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
 use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::settings::Settings;
+use crate::engine::QueuePauses;
 use crate::error::{Result, error_chain};
 use crate::event::pattern::Pattern;
 use crate::logging::warn;
@@ -15,35 +18,47 @@ use crate::shared::Shared;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a run learns from its engine.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) wakeups: Wakeups,
+    /// What is paused; `None` if the engine has no pauses.
+    pub(crate) pauses: Option<watch::Receiver<QueuePauses>>,
+}
+
 /// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is briefly
 /// unreachable.
 ///
 /// # Cancel safety
 /// Dropping it leaves open how far it came. It can be begun again.
-pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Wakeups> {
+pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Prepared> {
     let queue = &settings.queue;
 
     // What passes by itself is tried again; what does not pass is the caller's to see.
     let mut pause = FIRST_PAUSE;
-    while let Err(error) = set_up(app, settings).await {
-        if !error.is_transient() {
-            return Err(error);
-        }
+    let pauses = loop {
+        let error = match set_up(app, settings).await {
+            Ok(pauses) => break pauses,
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error),
+        };
         warn!(%queue, error = %error_chain(&error), "cannot start yet, will try again");
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+    };
 
-    Ok(match settings.engine.wakeups(queue).await {
+    let wakeups = match settings.engine.wakeups(queue).await {
         Ok(wakeups) => Wakeups::new(wakeups),
         Err(error) => {
             warn!(%queue, error = %error_chain(&error), "cannot listen for wake-ups yet, polling");
             Wakeups::failed()
         }
-    })
+    };
+    Ok(Prepared { wakeups, pauses })
 }
 
-async fn set_up(app: &Shared, settings: &Settings) -> Result<()> {
+/// Makes sure of what the run needs. Returns what is paused: nothing is claimed before that is known.
+async fn set_up(app: &Shared, settings: &Settings) -> Result<Option<watch::Receiver<QueuePauses>>> {
     settings.engine.ensure_queue(&settings.queue).await?;
 
     // A consumer that runs until its queue is idle fires no schedules.
@@ -51,9 +66,17 @@ async fn set_up(app: &Shared, settings: &Settings) -> Result<()> {
         app.ready_to_schedule().await?;
     }
 
-    let Some(patterns) = &settings.subscribe else {
-        return Ok(());
-    };
+    if let Some(patterns) = &settings.subscribe {
+        subscribe(app, settings, patterns).await?;
+    }
+
+    match settings.engine.pauses() {
+        Some(pauses) => pauses.watch(&settings.queue).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn subscribe(app: &Shared, settings: &Settings, patterns: &[Pattern]) -> Result<()> {
     let store = app.services.engines.broadcasts()?;
     let added = store
         .subscribe(&app.config.app, &settings.queue, patterns)

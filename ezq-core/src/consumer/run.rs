@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info};
@@ -11,6 +12,7 @@ use crate::clock::later;
 use crate::consumer::coordinator::Coordinator;
 use crate::consumer::fetcher::window::Window;
 use crate::consumer::leases::Leases;
+use crate::consumer::pausing::release::release_resumed;
 use crate::consumer::prepare::prepare;
 use crate::consumer::renewer::Renewer;
 use crate::consumer::scope::RunScope;
@@ -23,7 +25,7 @@ use crate::consumer::settle::outbox::{Batches, outbox};
 use crate::consumer::stop::listener::StopListener;
 use crate::consumer::warnings::warn_of_mistakes;
 use crate::dispatch::admission::Admission;
-use crate::engine::Receipt;
+use crate::engine::{QueuePauses, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
 use crate::observe::metrics::QueueMetrics;
@@ -43,7 +45,7 @@ pub(crate) async fn run(
     status: Arc<ConsumerStatus>,
 ) -> Result<Report> {
     let started = Instant::now();
-    let wakeups = tokio::select! {
+    let prepared = tokio::select! {
         prepared = prepare(&app, &settings) => prepared?,
         // Asked to stop while the database is unreachable: nothing has begun.
         request = stops.next() => return Ok(report(request.reason(), &status, started)),
@@ -55,11 +57,12 @@ pub(crate) async fn run(
     let queue = scope.settings.queue.clone();
     let patience = patience(&scope.settings);
 
-    let (mut settling, mut background) = start_tasks(&scope, batches, &status);
+    let pauses = prepared.pauses.clone();
+    let (mut settling, mut background) = start_tasks(&scope, batches, &status, pauses);
     announce(&scope);
 
     // The scope moves: the settling task ends when the coordinator and all handlers are gone.
-    let mut coordinator = Coordinator::new(scope, Arc::clone(&status), wakeups, window, started);
+    let mut coordinator = Coordinator::new(scope, Arc::clone(&status), prepared, window, started);
     tokio::select! {
         () = coordinator.drive(stops) => {}
         // Neither ends before the consumer, unless the engine panicked.
@@ -117,12 +120,13 @@ fn patience(settings: &Settings) -> Duration {
     settings.lease.min(SETTLING_PATIENCE)
 }
 
-/// Starts the settling task, and those that renew leases and keep the schedules. All of them end
-/// with the consumer, and log in the span in which it was started.
+/// Starts the settling task, and those that renew leases, release what was put aside and keep the
+/// schedules. All of them end with the consumer, and log in the span in which it was started.
 fn start_tasks(
     scope: &Arc<RunScope>,
     batches: Batches,
     status: &Arc<ConsumerStatus>,
+    pauses: Option<watch::Receiver<QueuePauses>>,
 ) -> (JoinHandle<()>, JoinSet<()>) {
     let settings = &scope.settings;
     let in_flight = Arc::new(InFlight::default());
@@ -154,6 +158,12 @@ fn start_tasks(
     };
     let mut background = JoinSet::new();
     background.spawn(renewer.run().in_current_span());
+
+    if let Some(pauses) = pauses {
+        let engine = Arc::clone(&settings.engine);
+        let releasing = release_resumed(engine, settings.queue.clone(), pauses);
+        background.spawn(releasing.in_current_span());
+    }
 
     if !settings.until_idle && !scope.app.schedules.planned.is_empty() {
         let schedules = Arc::clone(&scope.app).keep_schedules();

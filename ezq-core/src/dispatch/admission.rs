@@ -1,7 +1,8 @@
 //! What a consumer's coordinator and its running deliveries share: which of them take a place of the
 //! consumer's concurrency, what has begun, and whether anything new may begin.
 //!
-//! Each idea has a type of its own: [parked deliveries](super::parked), the
+//! Each idea has a type of its own: [parked deliveries](super::parked), what is
+//! [paused](super::paused), the
 //! [quarantine](super::quarantine), the [gate](super::claim_gate) of claims without a lease,
 //! [starts](super::starts), [backlogs](super::backlogs) of handlers with a limit and
 //! [open batches](super::open_batches). This file has what wakes the coordinator, and the guards.
@@ -17,6 +18,7 @@ use crate::dispatch::claim_gate::ClaimGate;
 // cycle: an entry of an open batch holds the guard of its start, which is counted here.
 use crate::dispatch::open_batches::{Entry, OpenBatch, OpenBatches};
 use crate::dispatch::parked::ParkedCount;
+use crate::dispatch::paused::Paused;
 use crate::dispatch::quarantine::Quarantine;
 use crate::dispatch::starts::{Stage, Starts};
 use crate::message::settlement::HandlerName;
@@ -27,6 +29,7 @@ pub(crate) struct Admission {
     /// How many deliveries the consumer handles at once; 0 outside a consumer.
     concurrency: usize,
     pub(crate) parked: ParkedCount,
+    pub(crate) paused: Paused,
     pub(crate) quarantine: Quarantine,
     pub(crate) claim_gate: ClaimGate,
     pub(crate) backlogs: Backlogs,

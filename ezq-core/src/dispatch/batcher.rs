@@ -31,6 +31,7 @@ use crate::dispatch::batch_attempt::run;
 use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::open_batches::{Entry, OpenBatch};
+use crate::dispatch::paused::NotBegun;
 use crate::dispatch::permit::{Permit, permit};
 use crate::dispatch::place::{Place, WaitingHandler};
 use crate::dispatch::run_outcome::RunOutcome;
@@ -149,8 +150,9 @@ async fn run_each(
     (waiting, starts): (Option<WaitingHandler<'_>>, Vec<StartGuard>),
     admission: &Admission,
 ) -> Vec<RunOutcome> {
-    let Some(permit) = batch_permit(runner, &members, admission).await else {
-        return members.iter().map(|_| RunOutcome::Cancelled).collect();
+    let permit = match batch_permit(runner, &members, admission).await {
+        Ok(permit) => permit,
+        Err(why) => return members.iter().map(|_| why.into()).collect(),
     };
     drop(waiting);
 
@@ -203,8 +205,9 @@ async fn run_singly(
 
 async fn run_alone(runner: BatchRunner<'_>, member: &Member, admission: &Admission) -> RunOutcome {
     let alone = std::slice::from_ref(member);
-    let Some(_permit) = batch_permit(runner, alone, admission).await else {
-        return RunOutcome::Cancelled;
+    let _permit = match batch_permit(runner, alone, admission).await {
+        Ok(permit) => permit,
+        Err(why) => return why.into(),
     };
 
     match run(runner, alone, Vec::new(), false).await {
@@ -213,15 +216,16 @@ async fn run_alone(runner: BatchRunner<'_>, member: &Member, admission: &Admissi
     }
 }
 
-/// The permit of one run on a batch. `None` if the consumer stops first, or every lease is lost.
+/// The permit of one run on a batch. None is given if the consumer stops first, every lease is lost, or
+/// the handler is paused.
 async fn batch_permit<'a>(
     runner: BatchRunner<'a>,
     members: &[Member],
     admission: &Admission,
-) -> Option<Permit<'a>> {
+) -> Result<Permit<'a>, NotBegun> {
     // A batch that waited until the stop does not begin, though a permit may be free.
     if admission.is_stopped() || members.is_empty() {
-        return None;
+        return Err(NotBegun::Cancelled);
     }
 
     let cancelled = members
@@ -230,5 +234,9 @@ async fn batch_permit<'a>(
     let all_cancelled = async {
         join_all(cancelled).await;
     };
-    permit(runner.limit, admission, all_cancelled).await
+    let permit = permit(runner.limit, admission, all_cancelled).await;
+    let permit = permit.ok_or(NotBegun::Cancelled)?;
+    // It may have waited for long.
+    admission.paused.check(runner.handler)?;
+    Ok(permit)
 }

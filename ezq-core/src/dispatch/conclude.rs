@@ -4,8 +4,8 @@
 //!
 //! 1. A handler's transaction has settled the delivery: nothing is left to settle. Only the last
 //!    handler that is not done may do that, so no other outcome is lost.
-//! 2. A handler is due again, or was cut off: the message is retried, or released if this delivery
-//!    changed nothing. That holds even if another handler is dead.
+//! 2. A handler is due again, was cut off, or is paused: the message is retried, or released if this
+//!    delivery changed nothing. That holds even if another handler is dead.
 //! 3. A handler is dead: the message becomes a dead letter, with the reason of the first such one.
 //! 4. Every handler is done: the message is acknowledged.
 //!
@@ -15,6 +15,7 @@
 //! Marks that a handler's transaction has committed count for this decision. They are kept apart
 //! from the others, since the settlement need not write them again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -59,6 +60,7 @@ impl Dispatcher {
         let now = work.received.clock.now();
         let mut marks = Progress::default();
         let mut committed = Progress::default();
+        let mut held = BTreeMap::new();
         let mut outgoing = Vec::new();
         let mut store_failure = None;
 
@@ -77,6 +79,11 @@ impl Dispatcher {
                 RunOutcome::Settled => {
                     attempted(AttemptOutcome::Done);
                     return None;
+                }
+                // Nothing ran, so no attempt is counted.
+                RunOutcome::Held => {
+                    held.insert(name, work.admission.paused.held_until(name, now));
+                    HandlerMark::held_after(earlier, received.deliveries)
                 }
                 RunOutcome::StoreFailed(error) => {
                     attempted(AttemptOutcome::StoreFailed);
@@ -105,7 +112,8 @@ impl Dispatcher {
 
         known.0.extend(marks.0.clone());
         known.0.extend(committed.0);
-        let settle = settle(received, handlers, &known, marks, outgoing, now);
+        let standing = Standing::of(handlers, &known, &held, now);
+        let settle = settle(received, &standing, marks, outgoing, now);
         Some(match store_failure {
             Some(error) => self.store_failed(work, settle, error),
             None => settle,
@@ -135,6 +143,7 @@ impl Dispatcher {
                 return HandlerMark {
                     state: HandlerState::Retry,
                     due: Some(after(now, pause)),
+                    held: None,
                     ..earlier
                 };
             }
@@ -187,6 +196,7 @@ impl Dispatcher {
             attempts,
             due,
             errors,
+            held: None,
         }
     }
 }
@@ -204,14 +214,12 @@ fn failed_as(mark: &HandlerMark, failure: &Failure) -> AttemptOutcome {
 /// Draws the settlement from where all handlers of a delivery stand now.
 fn settle(
     received: &Received,
-    handlers: &[Arc<Handler>],
-    known: &Progress,
+    standing: &Standing<'_>,
     marks: Progress,
     outgoing: Vec<Outgoing>,
     now: DateTime<Utc>,
 ) -> Settle {
-    let standing = Standing::of(handlers, known, now);
-    log_failures(received, &marks, &standing, now);
+    log_failures(received, &marks, standing, now);
 
     if let Some(next_due) = standing.next_due {
         let after = (next_due - now).to_std().unwrap_or_default();
@@ -239,7 +247,13 @@ fn settle(
 }
 
 impl<'a> Standing<'a> {
-    fn of(handlers: &[Arc<Handler>], known: &'a Progress, now: DateTime<Utc>) -> Self {
+    /// `held` says until when the event is put aside for handlers that are paused.
+    fn of(
+        handlers: &[Arc<Handler>],
+        known: &'a Progress,
+        held: &BTreeMap<&HandlerName, DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Self {
         let mut standing = Self::default();
         for handler in handlers {
             let Some((name, mark)) = known.0.get_key_value(&handler.name) else {
@@ -253,6 +267,7 @@ impl<'a> Standing<'a> {
                 HandlerState::Dead => standing.dead = standing.dead.or(Some((name, mark))),
                 HandlerState::Retry => {
                     let due = mark.due.unwrap_or(now);
+                    let due = held.get(name).map_or(due, |until| due.max(*until));
                     let earlier = standing.next_due.unwrap_or(due);
                     standing.next_due = Some(earlier.min(due));
                 }
@@ -271,7 +286,8 @@ fn log_failures(
     now: DateTime<Utc>,
 ) {
     for (name, mark) in &marks.0 {
-        let Some(last) = mark.errors.last() else {
+        // The errors of one that is put aside are those of earlier deliveries.
+        let Some(last) = mark.errors.last().filter(|_| mark.held.is_none()) else {
             continue;
         };
         let attempt = mark.attempts;

@@ -163,7 +163,8 @@ impl Dispatcher {
             RunOutcome::StoreFailed(error) => {
                 failed(format!("its transaction could not begin: {error}"))
             }
-            RunOutcome::Cancelled => failed("it was cancelled".to_owned()),
+            // Nothing is paused outside of a consumer.
+            RunOutcome::Cancelled | RunOutcome::Held => failed("it was cancelled".to_owned()),
         }
     }
 

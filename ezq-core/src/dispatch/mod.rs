@@ -6,7 +6,7 @@
 //! | run those that are due | `run`, `attempt`, `batcher`, `batch_attempt`, `in_place` |
 //! | commit their transactions | `commit`, `commit_order`, `lost_lease` |
 //! | draw the settlement | `conclude`, `store_failure` |
-//! | what may run at once | `admission` and its parts, `place`, `permit` |
+//! | what may run at once, and what is paused | `admission` and its parts, `place`, `permit` |
 //! | without a queue | `inline` |
 
 pub(crate) mod admission;
@@ -27,6 +27,7 @@ pub(crate) mod log;
 mod lost_lease;
 mod open_batches;
 mod parked;
+pub(crate) mod paused;
 pub(crate) mod permit;
 mod place;
 mod quarantine;

@@ -48,7 +48,7 @@ impl Dispatcher {
 
         let known = Progress::from_headers(&received.headers);
         let now = work.received.clock.now();
-        let due: Vec<&Arc<Handler>> = handlers
+        let mut due: Vec<&Arc<Handler>> = handlers
             .iter()
             .filter(|handler| is_due(handler, &known, now))
             .collect();
@@ -61,7 +61,16 @@ impl Dispatcher {
             handlers: &handlers,
             known: &known,
         };
-        let ran = self.run_due(dispatch, &due).await;
+        let paused = &work.admission.paused;
+        let held: Vec<&Arc<Handler>> = due
+            .extract_if(.., |handler| paused.holds(handler))
+            .collect();
+
+        let mut ran = self.run_due(dispatch, &due).await;
+        ran.extend(
+            held.into_iter()
+                .map(|handler| (&**handler, RunOutcome::Held)),
+        );
         self.conclude(work, &handlers, known, ran)
     }
 
@@ -146,6 +155,7 @@ impl Dispatcher {
                     log_delivery!(warn, received, handler = %handler.name, error, "handler failed");
                 }
                 RunOutcome::Cancelled
+                | RunOutcome::Held
                 | RunOutcome::Marked
                 | RunOutcome::Settled
                 | RunOutcome::StoreFailed(_) => {}
@@ -201,6 +211,10 @@ impl Dispatcher {
         let Some(_permit) = permitted else {
             return RunOutcome::Cancelled;
         };
+        // It may have waited for long.
+        if let Err(why) = work.admission.paused.check(handler) {
+            return why.into();
+        }
 
         let timeout = self.timeout(handler);
         attempt::run(handler, received, &self.services, (attempt, timeout), start).await
@@ -231,9 +245,11 @@ impl Dispatcher {
 
         let known = Progress::from_headers(&received.headers);
         let now = received.clock.now();
+        let paused = &work.admission.paused;
+        // One that is paused does not wait for its limit.
         let due = limited
             .into_iter()
-            .filter(|(handler, _)| is_due(handler, &known, now));
+            .filter(|(handler, _)| is_due(handler, &known, now) && !paused.holds(handler));
         due.map(|(_, backlog)| backlog).collect()
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum RunOutcome {
     Failed(Box<Failure>),
     /// Its lease was lost, or its consumer was interrupted.
     Cancelled,
+    /// It did not run, because it is paused.
+    Held,
     /// The store kept it from running, or may have kept it from committing, with this error: no
     /// attempt of the handler, but counted on the message.
     StoreFailed(String),

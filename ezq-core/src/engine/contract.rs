@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome, History,
-    LeaseRequest, Leased, Outgoing, PublishOutcome, Receipt, ScheduleStore, Settle, SettleOutcome,
-    UnitOfWork,
+    LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, Receipt, ScheduleStore, Settle,
+    SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -269,6 +269,12 @@ pub trait Engine: Any + Send + Sync {
 
     /// The engine's subscriptions, or `None` (the default) if it does not broadcast.
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        None
+    }
+
+    /// The engine's pauses, or `None` (the default) if queues and handlers cannot be paused. An engine
+    /// that has them can also [lease by id](Self::lease_by_id).
+    fn pauses(&self) -> Option<&dyn Pauses> {
         None
     }
 

@@ -390,7 +390,7 @@ impl Queue {
     }
 
     /// Moves a message to the place of a due time.
-    fn place(&mut self, id: i64, due: Micros) {
+    pub(super) fn place(&mut self, id: i64, due: Micros) {
         if let Some(stored) = self.messages.get_mut(&id) {
             self.order.remove(&(stored.due, id));
             self.order.insert((due, id));
@@ -422,6 +422,6 @@ fn in_order(position: &Position) -> (Micros, i64) {
     )
 }
 
-fn count(n: usize) -> u64 {
+pub(super) fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::clock::{self, Micros};
+use super::pause_board::PauseBoard;
 use super::queue::{Held, Queue};
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
@@ -49,6 +50,7 @@ pub(super) struct Store {
     published: Vec<Published>,
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
     pub(super) subscriptions: Subscriptions,
+    pub(super) pauses: PauseBoard,
 }
 
 impl Store {
@@ -63,6 +65,7 @@ impl Store {
             published: Vec::new(),
             schedules: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
+            pauses: PauseBoard::default(),
         }
     }
 

@@ -68,6 +68,10 @@ pub struct HandlerMark {
     /// The newest errors, at most [`ERRORS_KEPT`], newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ErrorRecord>,
+    /// Set if the message was put aside because the handler is paused: how often the message had been
+    /// delivered then. Once it is delivered again, this means nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
 }
 
 impl HandlerMark {
@@ -80,6 +84,7 @@ impl HandlerMark {
             attempts: 0,
             due: None,
             errors: Vec::new(),
+            held: None,
         }
     }
 
@@ -109,6 +114,23 @@ impl HandlerMark {
     pub fn errors(mut self, errors: Vec<ErrorRecord>) -> Self {
         self.errors = errors;
         self
+    }
+
+    /// Sets that the message was put aside because the handler is paused, at its delivery of this
+    /// number.
+    #[must_use]
+    pub fn held(mut self, deliveries: impl Into<Option<u32>>) -> Self {
+        self.held = deliveries.into();
+        self
+    }
+
+    /// The mark of a handler that is paused, on a message that is put aside at its delivery of this
+    /// number. It is no attempt, and what the handler waits for otherwise stays as it is.
+    pub(crate) fn held_after(earlier: Option<&Self>, deliveries: u32) -> Self {
+        let earlier = earlier.cloned();
+        earlier
+            .unwrap_or_else(|| Self::new(HandlerState::Retry))
+            .held(deliveries)
     }
 
     /// Whether the handler is to run now.
@@ -226,6 +248,11 @@ impl Progress {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether the message was only put aside, because handlers are paused.
+    pub(crate) fn is_only_held(&self) -> bool {
+        !self.0.is_empty() && self.0.values().all(|mark| mark.held.is_some())
     }
 
     /// These marks without those of handlers that are done, so that these handlers run again.

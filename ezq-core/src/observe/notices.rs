@@ -280,6 +280,9 @@ impl Notices {
         let message_id = message_id.clone();
         let kind = match settle {
             Settle::Ack { .. } => NoticeKind::Handled { message_id },
+            // It is as if it had never been delivered.
+            Settle::Release => return,
+            Settle::Retry { progress, .. } if progress.is_only_held() => return,
             Settle::Retry {
                 after, progress, ..
             } => NoticeKind::Retried {
@@ -291,8 +294,6 @@ impl Notices {
                 message_id,
                 reason: reason.clone(),
             },
-            // It is as if it had never been delivered.
-            Settle::Release => return,
         };
 
         self.send_of(queue, received, kind);

@@ -90,6 +90,8 @@ impl Disposition {
         match settle {
             Settle::Ack { .. } => Self::Handled,
             Settle::DeadLetter { .. } => Self::DeadLettered,
+            // No handler ran.
+            Settle::Retry { progress, .. } if progress.is_only_held() => Self::Returned,
             Settle::Retry { .. } => Self::Retried,
             Settle::Release => Self::Returned,
         }

@@ -3,7 +3,7 @@
 //! The consumer writes it; its handle and health read it, at any time and without waiting.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +81,7 @@ pub(crate) struct ConsumerStatus {
     refused: Mutex<Option<Instant>>,
     restarts: AtomicU32,
     gauge: ConsumersGauge,
+    is_paused: AtomicBool,
 }
 
 /// What fails just now, each with its error.
@@ -122,6 +123,7 @@ impl ConsumerStatus {
             gauge: queue
                 .map(|queue| ConsumersGauge::of(queue, ConsumerState::Starting.label()))
                 .unwrap_or_default(),
+            is_paused: AtomicBool::new(false),
         }
     }
 
@@ -170,6 +172,16 @@ impl ConsumerStatus {
 
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether its queue is paused. Probes read it, and nothing is ordered by it.
+    pub(crate) fn paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// Whether its queue is paused, as far as it knows.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
     }
 
     /// Notes how the store answered a claim.

@@ -23,6 +23,7 @@ mod modules;
 mod options;
 mod outages;
 mod parameters;
+mod pauses;
 mod queue_names;
 mod refusals;
 mod run_all;

@@ -1,9 +1,10 @@
-//! What operators ask of a queue: dead letters, histories, counts, blocked keys, subscriptions,
-//! schedules.
+//! What operators ask of a queue: dead letters, histories, counts, blocked keys, pauses,
+//! subscriptions, schedules.
 
 pub(crate) mod blocked_keys;
 pub(crate) mod dead_letters;
 pub(crate) mod history;
+pub(crate) mod pauses;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
 pub(crate) mod upkeep;

@@ -6,4 +6,5 @@
 mod broadcasts;
 mod dead_letters;
 mod engine;
+mod pauses;
 mod schedules;

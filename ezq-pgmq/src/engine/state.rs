@@ -69,6 +69,7 @@ pub(crate) struct OwnTables {
     pub(crate) schedules: Schema,
     pub(crate) broadcasts: Schema,
     pub(crate) replays: Schema,
+    pub(crate) controls: Schema,
 }
 
 impl OwnTables {
@@ -78,6 +79,7 @@ impl OwnTables {
             schedules: Schema::new(Part::Schedules),
             broadcasts: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
+            controls: Schema::new(Part::Controls),
         }
     }
 }

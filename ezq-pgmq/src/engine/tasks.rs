@@ -1,4 +1,5 @@
-//! The engine's background tasks: notifying, listening and sweeping, until it is closed.
+//! The engine's background tasks: notifying, listening, telling what is paused and sweeping, until it is
+//! closed.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -14,6 +15,7 @@ use crate::wake::listen;
 pub(super) struct Tasks {
     pub(super) running: JoinSet<()>,
     notifies: bool,
+    watches_pauses: bool,
     sweeps: bool,
     listening: Option<watch::Receiver<listen::State>>,
     pub(super) closed: bool,
@@ -31,6 +33,19 @@ impl Inner {
             tasks
                 .running
                 .spawn(wake.notify_forever(self.connections.control.clone()));
+        }
+    }
+
+    /// Starts the task that tells consumers what is paused, once.
+    pub(crate) fn start_watching_pauses(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.watches_pauses && !tasks.closed {
+            tasks.watches_pauses = true;
+            let wake = self.wake.clone();
+            let control = self.connections.control.clone();
+            tasks
+                .running
+                .spawn(async move { wake.pauses.keep_forever(control).await });
         }
     }
 

@@ -38,5 +38,6 @@ pub(crate) mod queues;
 pub(crate) mod setup;
 mod stale_keys;
 
+pub(crate) use ownership::foreign_owner;
 pub(crate) use part::Part;
 pub(crate) use parts::{Schema, create_schema, migrate, out_of_reach, script, sql};

@@ -13,6 +13,8 @@ pub(crate) enum Part {
     Replays,
     /// The trail, in the same database.
     Trail,
+    /// Pauses, in the same database.
+    Controls,
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }

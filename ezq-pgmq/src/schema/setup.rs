@@ -59,6 +59,7 @@ fn script(queues: &[QueueName], role: Option<&str>) -> String {
         Part::Schedules,
         Part::Replays,
         Part::Trail,
+        Part::Controls,
     ] {
         text.push_str(&schema::sql(part, role));
     }

@@ -1,4 +1,5 @@
-//! Waking consumers, here and in other processes, when something may have become readable.
+//! Waking consumers, here and in other processes, when something may have become readable, and telling
+//! them what is paused.
 //!
 //! NOTIFY takes a database-wide lock at commit, so it is part of no publish and of no caller's
 //! transaction. A task sends it afterwards on a dedicated connection, for all queues at once, at
@@ -10,5 +11,6 @@ pub(crate) mod commits;
 pub(crate) mod feeds;
 pub(crate) mod listen;
 mod notify;
+pub(crate) mod pauses;
 
 pub(crate) use notify::{CHANNEL, Wake};

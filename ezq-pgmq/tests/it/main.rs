@@ -60,6 +60,8 @@ mod names;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
+mod pausing;
+#[cfg(feature = "embedded")]
 mod plans;
 #[cfg(feature = "embedded")]
 mod poolers;

@@ -7,6 +7,7 @@ use tracing::{Instrument, debug_span};
 
 use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::ClaimStart;
+use crate::consumer::pausing::search::Searched;
 use crate::engine::{Engine, LeaseRequest, Leased};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::metrics::{QueueMetrics, Since};
@@ -18,6 +19,8 @@ pub(crate) enum Fetched {
     /// How many events a transaction claimed and handled, and whether there may be more. `None` if
     /// the next batch is to be leased.
     Transactional(Option<(usize, bool)>),
+    /// A search for control events, while the queue is paused.
+    Searched(Box<Searched>),
 }
 
 /// One claim, and what was true when it was sent.

@@ -14,10 +14,11 @@ use crate::consumer::fetcher::under_way::UnderWay;
 use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::fetcher::walk::{BusyHandlers, can_walk};
 use crate::consumer::fetcher::window::Window;
+use crate::consumer::pausing::search::{ControlSearch, Searched};
 use crate::consumer::scope::RunScope;
-use crate::consumer::stop::Stop;
+use crate::consumer::stop::{Phase, Stop};
 use crate::consumer::workload::Workload;
-use crate::engine::{LeaseRequest, Leased};
+use crate::engine::{Delivery, LeaseRequest, Leased};
 use crate::logging::warn;
 use crate::observe::report::Disposition;
 use crate::observe::status::ConsumerStatus;
@@ -31,6 +32,7 @@ pub(crate) struct Fetcher {
     pub(crate) pace: Pace,
     pub(crate) wakeups: Wakeups,
     pub(crate) busy: BusyHandlers,
+    pub(crate) search: ControlSearch,
     transactional: TransactionalClaims,
 }
 
@@ -48,6 +50,7 @@ impl Fetcher {
             pace: Pace::of(&scope.app.config, wakeups.exist()),
             wakeups,
             busy: BusyHandlers::new(can_walk(&scope)),
+            search: ControlSearch::new(),
             transactional: TransactionalClaims::new(),
             scope,
         }
@@ -67,6 +70,7 @@ impl Fetcher {
     pub(crate) fn wants_more(&self, work: &Workload, stop: &Stop) -> bool {
         let size = self.claim_size(work);
         stop.allows_fetching()
+            && !self.scope.admission.paused.is_queue()
             && size.is_short()
             && self.busy.allow_fetching()
             && !size.is_full()
@@ -85,8 +89,21 @@ impl Fetcher {
         self.under_way.is_idle()
     }
 
+    /// Whether control events are to be searched for, because no claim would find them.
+    pub(crate) fn wants_to_search(&self, stop: &Stop) -> bool {
+        self.scope.admission.paused.is_queue()
+            && stop.phase() == Phase::Running
+            && !self.under_way.is_searching()
+    }
+
     /// Fetches as much as there is a reason to, if it is time.
     pub(crate) fn start(&mut self, work: &Workload, stop: &Stop) {
+        if self.wants_to_search(stop) && self.search.next() <= Instant::now() {
+            let searching = self.search.begin(&self.scope.settings);
+            self.under_way
+                .search(async move { Fetched::Searched(Box::new(searching.run().await)) });
+        }
+
         loop {
             if !self.wants_more(work, stop) || Instant::now() < self.pace.next() {
                 return;
@@ -205,6 +222,23 @@ impl Fetcher {
         self.pace.now();
     }
 
+    /// Books a search. Returns the control event that it leased, and when that was asked for.
+    pub(crate) fn searched(&mut self, mut searched: Searched) -> Option<(Delivery, Instant)> {
+        self.under_way.search_ended();
+        self.search.ended(&mut searched);
+
+        match searched.result {
+            Ok(found) => {
+                self.health.succeeded();
+                found.map(|delivery| (delivery, searched.sent))
+            }
+            Err(error) => {
+                self.health.failed(&error, None);
+                None
+            }
+        }
+    }
+
     /// Sees which handlers have enough, and whether to walk past their events.
     pub(crate) fn review_limits(&mut self) {
         self.busy
@@ -213,10 +247,10 @@ impl Fetcher {
 
     /// Takes note of a wake-up, or that there will be no more.
     pub(crate) fn woken(&mut self, is_wakeup: bool) {
-        if is_wakeup {
-            self.pace.now();
-        } else {
-            self.wakeups.end();
+        match is_wakeup {
+            true if self.scope.admission.paused.is_queue() => self.search.soon(),
+            true => self.pace.now(),
+            false => self.wakeups.end(),
         }
     }
 

@@ -172,8 +172,8 @@ impl TransactionalBatch {
             () = self.admission.stopped() => return None,
             claiming = self.admission.claim_gate.claiming() => claiming,
         };
-        // The batch beside this one may have failed meanwhile.
-        if !self.admission.claim_gate.is_open() {
+        // The batch beside this one may have failed meanwhile, or the queue may have been paused.
+        if !self.admission.claim_gate.is_open() || !self.admission.paused.allows(runner.handler) {
             return None;
         }
 

@@ -1,4 +1,4 @@
-//! The claims and transactional batches that are under way.
+//! The claims, transactional batches and searches that are under way.
 
 use std::future::Future;
 
@@ -9,10 +9,12 @@ use crate::consumer::fetcher::claim::Fetched;
 
 /// What was sent and is not answered, or not taken in yet.
 pub(crate) struct UnderWay {
-    /// The claims and transactional batches.
+    /// The claims, transactional batches and searches.
     pub(crate) requests: JoinSet<Fetched>,
     /// The claim that is not answered yet.
     claiming: Option<AbortHandle>,
+    /// The search for control events that is not answered yet.
+    searching: Option<AbortHandle>,
     /// How many deliveries of the newest claim are not taken in yet.
     pub(crate) incoming: usize,
 }
@@ -22,6 +24,7 @@ impl UnderWay {
         Self {
             requests: JoinSet::new(),
             claiming: None,
+            searching: None,
             incoming: 0,
         }
     }
@@ -47,6 +50,21 @@ impl UnderWay {
         self.claiming = Some(self.requests.spawn(claim.in_current_span()));
     }
 
+    /// Whether a search for control events is not answered yet.
+    pub(crate) fn is_searching(&self) -> bool {
+        self.searching.is_some()
+    }
+
+    /// Begins a search for control events.
+    pub(crate) fn search(&mut self, search: impl Future<Output = Fetched> + Send + 'static) {
+        self.searching = Some(self.requests.spawn(search.in_current_span()));
+    }
+
+    /// Notes that the search was answered.
+    pub(crate) fn search_ended(&mut self) {
+        self.searching = None;
+    }
+
     /// Begins a transactional batch.
     pub(crate) fn transact(&mut self, batch: impl Future<Output = Fetched> + Send + 'static) {
         self.requests.spawn(batch.in_current_span());
@@ -57,8 +75,11 @@ impl UnderWay {
         self.claiming = None;
     }
 
-    /// Stops waiting for the claim. False if none was on its way.
+    /// Stops waiting for the claim, and for a search. False if no claim was on its way.
     pub(crate) fn abort_claim(&mut self) -> bool {
+        if let Some(searching) = self.searching.take() {
+            searching.abort();
+        }
         let Some(claiming) = self.claiming.take() else {
             return false;
         };

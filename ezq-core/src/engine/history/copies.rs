@@ -104,13 +104,16 @@ impl CopyState {
     pub fn of(due: DateTime<Utc>, deliveries: u32, headers: &Headers, now: DateTime<Utc>) -> Self {
         // After a crash the counts no longer tell a retry from a lease. But a message that waits for
         // a retry is not delivered before the first of its marks is due.
-        let next = Progress::from_headers(headers)
+        let marks = Progress::from_headers(headers);
+        let waiting = marks
             .0
-            .into_values()
-            .filter(|mark| mark.state == HandlerState::Retry)
-            .filter_map(|mark| mark.due)
-            .min();
-        let is_given_back = deliveries <= headers.returned() || next.is_some_and(|next| next > now);
+            .values()
+            .filter(|mark| mark.state == HandlerState::Retry);
+        let next = waiting.clone().filter_map(|mark| mark.due).min();
+        // One that was put aside for a paused handler, and not delivered since.
+        let is_held = waiting.clone().any(|mark| mark.held == Some(deliveries));
+        let is_given_back =
+            is_held || deliveries <= headers.returned() || next.is_some_and(|next| next > now);
 
         match deliveries {
             0 => Self::Waiting { due },

@@ -52,13 +52,9 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
         None => write!(f, "published {}", Time(*published_at))?,
     }
 
-    let is_acknowledged = matches!(
-        copy.state,
-        CopyState::Archived { .. } | CopyState::Handled { .. }
-    );
     match deliveries {
         // A claim inside a handler's transaction counts no delivery, so 0 may mean handled.
-        0 if is_acknowledged => {}
+        0 if is_acknowledged(copy) => {}
         0 => f.write_str(", not delivered yet")?,
         n => write!(f, ", delivered {}", Times(*n))?,
     }
@@ -70,7 +66,7 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
 
     show_state(&copy.state, now, f)?;
     for (name, mark) in &copy.handlers.0 {
-        handler(name, mark, is_acknowledged, f)?;
+        handler(name, mark, copy, f)?;
     }
 
     let Some(Death {
@@ -84,6 +80,13 @@ fn show(copy: &EventCopy, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt
         write!(f, " {}", Time(*at))?;
     }
     died_of(reason.as_ref(), f)
+}
+
+fn is_acknowledged(copy: &EventCopy) -> bool {
+    matches!(
+        copy.state,
+        CopyState::Archived { .. } | CopyState::Handled { .. }
+    )
 }
 
 fn show_state(state: &CopyState, now: DateTime<Utc>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,13 +128,14 @@ fn died_of(reason: Option<&Reason>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn handler(
     name: &HandlerName,
     mark: &HandlerMark,
-    is_acknowledged: bool,
+    copy: &EventCopy,
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
     let state = match mark.state {
         HandlerState::Done => "done",
         // Every handler was done in the end, or the event would not be acknowledged.
-        HandlerState::Retry if is_acknowledged => "done at last",
+        HandlerState::Retry if is_acknowledged(copy) => "done at last",
+        HandlerState::Retry if mark.held == Some(copy.deliveries) => "waits while it is paused",
         HandlerState::Retry => "to be tried again",
         HandlerState::Dead => "given up",
     };

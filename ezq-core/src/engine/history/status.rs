@@ -141,6 +141,7 @@ mod tests {
                 attempts: 1,
                 due: None,
                 errors,
+                held: None,
             };
             copy.handlers
                 .0

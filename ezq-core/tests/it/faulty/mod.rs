@@ -12,7 +12,7 @@ use ezq_core::engine::{
     BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, Outgoing, PublishOutcome,
     QueueStats, Receipt, Settle, SettleOutcome,
 };
-use ezq_core::engine::{Broadcasts, LeaseRequest, Leased, ScheduleStore, UnitOfWork};
+use ezq_core::engine::{Broadcasts, LeaseRequest, Leased, Pauses, ScheduleStore, UnitOfWork};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{MessageId, QueueName};
 use ezq_core::{Error, ErrorKind, Result};
@@ -90,6 +90,8 @@ pub(crate) struct Faults {
     pub forbidden: Mutex<Option<QueueName>>,
     /// Health probes are never answered.
     pub mute: AtomicBool,
+    /// It has no pauses.
+    pub unpausable: AtomicBool,
     /// Panics when it is to settle.
     pub panics: AtomicBool,
     /// So many times asking for wake-ups fails.
@@ -397,5 +399,10 @@ impl Engine for Faulty {
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
+    }
+
+    fn pauses(&self) -> Option<&dyn Pauses> {
+        let can_pause = !self.faults.unpausable.load(Ordering::SeqCst);
+        can_pause.then_some(&self.memory as &dyn Pauses)
     }
 }

@@ -162,4 +162,20 @@ alter table ezq.replays add column if not exists open bigint[] not null default 
         makes: &["ezq.store_copies()", "ezq.broadcast()"],
         sql: include_str!("copies.sql"),
     },
+    Migration {
+        version: 11,
+        name: "pauses",
+        part: Part::Controls,
+        makes: &["ezq.controls"],
+        sql: "\
+create table if not exists ezq.controls (
+  queue text collate \"C\" not null,
+  handler text collate \"C\" not null default '',
+  paused_at timestamptz,
+  paused_by text,
+  reason text,
+  primary key (queue, handler)
+);
+",
+    },
 ];

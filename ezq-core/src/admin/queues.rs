@@ -1,0 +1,226 @@
+//! Queues as an operator sees and steers them: paused and resumed, whole or one handler of them.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+
+use crate::engine::{Pause, PauseTarget, Pauses};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::queue_name::{IntoQueueName, QueueName};
+use crate::message::settlement::HandlerName;
+use crate::shared::Shared;
+
+/// The queues of an application's engines. Get it by [`App::queues`](crate::app::App::queues).
+///
+/// # Pausing
+///
+/// A pause is stored, and counts for every process until it is ended. Consumers hear of it within a
+/// second as a rule, and within five if a notification is lost.
+///
+/// While a **queue** is paused, its consumers claim nothing, and no handler begins. What runs goes on. A
+/// consumer can be stopped as ever: by its handle, a token, a signal, [`End`](crate::event::End) and
+/// [`Interrupt`](crate::event::Interrupt). What stands before an `End` then stays in the queue.
+/// Publishing goes on.
+///
+/// While a **handler** is paused, its events are put aside for it. The other handlers of an event run.
+/// No attempt is counted. With an ordering key, later events of the key wait behind. Once the handler is
+/// resumed, its events are due at once.
+///
+/// ```
+/// # use ezq_core::event::Event;
+/// # use ezq_core::handler::Handler;
+/// # use ezq_core::testing::TestApp;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+/// # impl Event for Paid { const TYPE: &'static str = "paid"; const QUEUE: Option<&'static str> = Some("orders"); }
+/// # async fn mail(_: Paid) {}
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ezq_core::Result<()> {
+/// let app = TestApp::new(|app| app.queue("orders").register(Handler::on("mail", mail)))?;
+/// app.publish(&Paid { order: 7 }).await?;
+///
+/// app.queues().pause("orders").by("Ada").reason("the shop is being moved").await?;
+/// assert_eq!(app.drain().await?.counts.handled, 0);
+///
+/// app.queues().resume("orders").await?;
+/// assert_eq!(app.drain().await?.counts.handled, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Queues<'a> {
+    inner: &'a Shared,
+}
+
+impl<'a> Queues<'a> {
+    pub(crate) fn new(inner: &'a Shared) -> Self {
+        Self { inner }
+    }
+
+    /// Pauses a queue, in every process, when awaited.
+    ///
+    /// ```no_run
+    /// # async fn example(app: ezq_core::app::App) -> ezq_core::Result<()> {
+    /// app.queues().pause("orders").by("Ada").reason("the payment provider is down").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn pause(&self, queue: impl IntoQueueName) -> PauseRequest<'a> {
+        let target = queue.into_queue_name().map(PauseTarget::queue);
+        PauseRequest::new(self.inner, target)
+    }
+
+    /// Pauses one handler of a queue, in every process, when awaited. The name of the handler is that of
+    /// [`Handler::name`](crate::handler::Handler::name). A name that no handler has is stored all the same:
+    /// another application may have it.
+    pub fn pause_handler(&self, queue: impl IntoQueueName, handler: &str) -> PauseRequest<'a> {
+        PauseRequest::new(self.inner, handler_of(queue, handler))
+    }
+
+    /// Resumes a queue. Returns false if it was not paused. Handlers of it that are paused stay so.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::InvalidQueueName`] for a text that is no queue name.
+    /// - [`ErrorKind::Unsupported`] when the queue's engine has no pauses.
+    /// - Otherwise when the engine could not be asked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the queue was resumed.
+    pub async fn resume(&self, queue: impl IntoQueueName) -> Result<bool> {
+        let target = PauseTarget::queue(queue.into_queue_name()?);
+        self.inner.pauses_of(&target.queue)?.resume(&target).await
+    }
+
+    /// Resumes one handler of a queue, and makes the events due that were put aside for it. Returns
+    /// false if it was not paused.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume). If the handler was resumed and its events could not be made due, a
+    /// second call tries that again.
+    ///
+    /// # Cancel safety
+    /// As [`resume`](Self::resume). Events that are not due yet are made due by the consumers of the
+    /// queue, or come within an hour.
+    pub async fn resume_handler(&self, queue: impl IntoQueueName, handler: &str) -> Result<bool> {
+        let target = handler_of(queue, handler)?;
+        let pauses = self.inner.pauses_of(&target.queue)?;
+        let was_paused = pauses.resume(&target).await?;
+
+        // Also where it was not paused: an earlier call may have failed in between.
+        if let Some(handler) = &target.handler {
+            pauses.release_held(&target.queue, handler).await?;
+        }
+        Ok(was_paused)
+    }
+
+    /// Every pause of every engine, sorted by queue, those of whole queues first. Engines without
+    /// pauses are left out.
+    ///
+    /// # Errors
+    /// When an engine could not be asked.
+    pub async fn pauses(&self) -> Result<Vec<Pause>> {
+        let mut all = Vec::new();
+        for engine in self.inner.services.engines.all() {
+            if let Some(pauses) = engine.pauses() {
+                all.extend(pauses.list().await?);
+            }
+        }
+        all.sort_by(|a, b| a.target.cmp(&b.target));
+        Ok(all)
+    }
+}
+
+impl std::fmt::Debug for Queues<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queues").finish_non_exhaustive()
+    }
+}
+
+/// A pause that begins when this is awaited. Returns false if there was one already; then that one
+/// stays as it is.
+///
+/// # Errors
+/// - [`ErrorKind::InvalidQueueName`] for a text that is no queue name.
+/// - [`ErrorKind::QueueMissing`] if there is no such queue.
+/// - [`ErrorKind::Unsupported`] when the queue's engine has no pauses.
+/// - Otherwise when the engine could not be asked.
+///
+/// # Cancel safety
+/// Dropping the future leaves it open whether the pause began.
+#[must_use = "nothing is paused until this is awaited"]
+pub struct PauseRequest<'a> {
+    inner: &'a Shared,
+    target: Result<PauseTarget>,
+    by: Option<String>,
+    reason: Option<String>,
+}
+
+impl<'a> PauseRequest<'a> {
+    fn new(inner: &'a Shared, target: Result<PauseTarget>) -> Self {
+        Self {
+            inner,
+            target,
+            by: None,
+            reason: None,
+        }
+    }
+
+    /// Who pauses. Defaults to the [name of the application](crate::config::Config::app).
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.by = Some(who.into());
+        self
+    }
+
+    /// Why. Defaults to no reason.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    async fn begin(self) -> Result<bool> {
+        let target = self.target?;
+        let by = self.by.as_deref().unwrap_or(&self.inner.config.app);
+        let pauses = self.inner.pauses_of(&target.queue)?;
+        pauses.pause(&target, by, self.reason.as_deref()).await
+    }
+}
+
+impl<'a> IntoFuture for PauseRequest<'a> {
+    type Output = Result<bool>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.begin())
+    }
+}
+
+impl std::fmt::Debug for PauseRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PauseRequest")
+            .field("target", &self.target)
+            .field("by", &self.by)
+            .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The pauses of the engine that keeps a queue.
+    fn pauses_of(&self, queue: &QueueName) -> Result<&dyn Pauses> {
+        let engine = self.services.engines.of(queue);
+        engine.pauses().ok_or_else(|| {
+            let name = engine.capabilities().name;
+            let text = format!(
+                "the engine `{name}` does not support pauses, so the queue `{queue}` and its handlers \
+                 cannot be paused or resumed: stop their consumers instead"
+            );
+            Error::new(ErrorKind::Unsupported, text)
+        })
+    }
+}
+
+fn handler_of(queue: impl IntoQueueName, handler: &str) -> Result<PauseTarget> {
+    let queue = queue.into_queue_name()?;
+    if handler.is_empty() {
+        let text = format!("a handler of the queue `{queue}` has a name: `\"\"` is none");
+        return Err(Error::new(ErrorKind::Configuration, text));
+    }
+    Ok(PauseTarget::handler(queue, HandlerName::from(handler)))
+}
