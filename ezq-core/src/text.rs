@@ -1,4 +1,5 @@
-//! Texts of errors and panics in the form that messages keep, and durations as people write them.
+//! Texts of errors and panics in the form that messages keep, durations as people write them, and words
+//! that are misspelt.
 
 use std::time::Duration;
 
@@ -30,6 +31,37 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+/// The word that was probably meant: the nearest one, if at most a third of its letters differ.
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let nearest = candidates
+        .into_iter()
+        .map(|candidate| (edits(word, candidate), candidate))
+        .min_by_key(|(edits, _)| *edits);
+    nearest
+        .filter(|(edits, candidate)| *edits <= candidate.len() / 3)
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be added, removed or changed to turn one word into the other: the
+/// Levenshtein distance, computed row by row.
+pub(crate) fn edits(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i.saturating_add(1);
+        for (j, b) in other.bytes().enumerate() {
+            let changed = diagonal.saturating_add(usize::from(a != b));
+            diagonal = row[j.saturating_add(1)];
+            let moved = row[j].min(diagonal).saturating_add(1);
+            row[j.saturating_add(1)] = changed.min(moved);
+        }
+    }
+    row[other.len()]
 }
 
 /// Parses a whole number and a unit: `ms`, `s`, `m`, `h` or `d`.

@@ -14,6 +14,7 @@ mod idle;
 mod latency;
 mod memory;
 mod ordered;
+mod overview;
 mod processes;
 mod publish;
 mod publish_concurrent;
@@ -54,7 +55,12 @@ pub(crate) const ALL: &[Case] = &[
 ];
 
 /// The cases that run only when they are named: how cost grows.
-pub(crate) const GROWTH: &[Case] = &[growth::QUEUED, growth::HANDLERS, growth::QUEUES];
+pub(crate) const GROWTH: &[Case] = &[
+    growth::QUEUED,
+    growth::HANDLERS,
+    growth::QUEUES,
+    overview::CASE,
+];
 
 /// Does what a child process is started for, if this process is one.
 pub(crate) async fn work_as_child() -> Option<Result<()>> {

@@ -19,6 +19,7 @@ mod fencing;
 mod history;
 mod keys;
 mod leasing;
+mod overview;
 mod pauses;
 mod poison;
 mod publishing;
@@ -53,6 +54,7 @@ pub fn cases() -> Vec<Case> {
         schedule::CASES,
         ticks::CASES,
         queues::CASES,
+        overview::CASES,
         pauses::CASES,
         transactions::CASES,
     ];

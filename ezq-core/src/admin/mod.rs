@@ -9,7 +9,7 @@
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
 //! | [`subscriptions`](crate::app::App::subscriptions) | [`Subscriptions`]: which queues get copies of broadcasts |
-//! | [`queues`](crate::app::App::queues) | [`Queues`]: pauses and resumes queues and handlers |
+//! | [`queues`](crate::app::App::queues) | [`Queues`]: lists queues; pauses and resumes them and their handlers |
 //! | [`stats`](crate::app::App::stats) | [`QueueStats`]: how many messages a queue holds |
 //! | [`blocked_keys`](crate::app::App::blocked_keys) | [`BlockedKey`]: ordering keys that wait |
 //!
@@ -25,7 +25,7 @@
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
-//! | queues and handlers: paused, resumed | `queues.rs` |
+//! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
@@ -35,10 +35,11 @@ pub(crate) mod history;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
+pub(crate) mod summary;
 
 #[doc(no_inline)]
 pub use crate::engine::{
-    BlockedKey, Blocker, CopyState, EventCopy, EventStatus, History, Pause, PauseTarget,
+    BlockedKey, Blocker, CopyState, Count, EventCopy, EventStatus, History, Pause, PauseTarget,
     QueueStats, QueueSubscription,
 };
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
@@ -47,3 +48,4 @@ pub use history::HistoryRequest;
 pub use queues::{PauseRequest, Queues};
 pub use schedules::{ScheduleStatus, Schedules};
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
+pub use summary::{COUNT_CAP, QueueRates, QueueSummary};

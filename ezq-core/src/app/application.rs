@@ -92,7 +92,8 @@ impl App {
         Schedules::of(&self.inner)
     }
 
-    /// The queues of the application's engines, to pause and resume them and their handlers.
+    /// The queues of the application's engines, to list them, and to pause and resume them and their
+    /// handlers.
     #[must_use]
     pub fn queues(&self) -> Queues<'_> {
         Queues::new(&self.inner)

@@ -2,6 +2,7 @@
 //! the others are logged, because one may be a misspelt option.
 
 use crate::logging::warn;
+use crate::text::edits;
 
 /// Warns of a variable that is not an option, unless Kubernetes made it. The value is not logged,
 /// because it may be a secret.
@@ -72,23 +73,6 @@ fn nearest<'a>(variable: &str, options: &[&'a str]) -> Option<&'a str> {
     // The prefix is the same in all, so it does not count as letters that agree.
     let letters = found.trim_start_matches("EZQ_").len();
     (edits(&variable, found) <= letters / 3).then_some(*found)
-}
-
-/// How many letters must be added, removed or changed to turn one word into the other: the
-/// Levenshtein distance, computed row by row.
-fn edits(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i.saturating_add(1);
-        for (j, b) in other.bytes().enumerate() {
-            let changed = diagonal.saturating_add(usize::from(a != b));
-            diagonal = row[j.saturating_add(1)];
-            let moved = row[j].min(diagonal).saturating_add(1);
-            row[j.saturating_add(1)] = changed.min(moved);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome, History,
-    LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, Receipt, ScheduleStore, Settle,
-    SettleOutcome, UnitOfWork,
+    LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueOverview, Receipt, ScheduleStore,
+    Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -269,6 +269,12 @@ pub trait Engine: Any + Send + Sync {
 
     /// The engine's subscriptions, or `None` (the default) if it does not broadcast.
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        None
+    }
+
+    /// The engine's overview of its queues, or `None` (the default) if it cannot list and count them
+    /// cheaply.
+    fn overview(&self) -> Option<&dyn QueueOverview> {
         None
     }
 

@@ -23,7 +23,8 @@
 //!    tests, and skips those for which the engine lacks the [`Capabilities`].
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
-//!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`History`].
+//!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`QueueOverview`],
+//!    [`History`].
 //!
 //! # Source files
 //!
@@ -35,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -76,6 +77,7 @@ mod delivery;
 pub(crate) mod history;
 mod keys;
 pub(crate) mod names;
+mod overview;
 mod pauses;
 pub(crate) mod reader;
 mod schedules;
@@ -93,6 +95,7 @@ pub use delivery::{
 };
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
+pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,

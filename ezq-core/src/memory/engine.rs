@@ -13,8 +13,8 @@ use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
-    ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueStats, Receipt,
-    ScheduleStore, Settle, SettleOutcome,
+    ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueOverview,
+    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -306,6 +306,10 @@ impl Engine for MemoryEngine {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn overview(&self) -> Option<&dyn QueueOverview> {
         Some(self)
     }
 

@@ -20,7 +20,7 @@
 //! | one queue: order, leases, retries | `queue.rs` |
 //! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs` |
 
 mod archive;
 mod broadcasts;
@@ -29,6 +29,7 @@ mod dedupe_keys;
 mod engine;
 mod keys;
 mod letters;
+mod overview;
 mod pause_board;
 mod pauses;
 mod queue;

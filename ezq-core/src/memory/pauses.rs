@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::MemoryEngine;
+use super::engine::MemoryEngine;
 use super::clock::Micros;
 use super::queue::{Queue, Stored, count};
 use crate::codec::wire::plain_type;

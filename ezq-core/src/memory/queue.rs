@@ -30,7 +30,7 @@ pub(super) struct Queue {
     engine: i64,
     /// Part of each receipt, so that receipts of a dropped queue of this name do not fit.
     generation: i64,
-    last_id: i64,
+    pub(super) last_id: i64,
     pub(super) messages: HashMap<i64, Stored>,
     /// The place of every message.
     order: BTreeSet<(Micros, i64)>,

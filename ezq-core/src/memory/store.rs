@@ -81,6 +81,13 @@ impl Store {
         self.queues.remove(queue).is_some()
     }
 
+    /// The names of all queues, sorted.
+    pub(super) fn queue_names(&self) -> Vec<QueueName> {
+        let mut names: Vec<QueueName> = self.queues.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     pub(super) fn set_retention(&mut self, queue: &QueueName, retention: Retention) {
         self.retention.insert(queue.clone(), retention);
     }

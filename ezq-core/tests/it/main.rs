@@ -22,6 +22,7 @@ mod many_types;
 mod modules;
 mod options;
 mod outages;
+mod overview;
 mod parameters;
 mod pauses;
 mod queue_names;

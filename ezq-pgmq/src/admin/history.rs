@@ -4,8 +4,6 @@
 //! Only committed rows are read, and none is locked. Queues and dead letters are scanned; an
 //! archive is searched by its index, if it has one.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use ezq_core::codec::flat_origin;
 use ezq_core::engine::{CopyState, Death, EventCopy, History};
@@ -15,6 +13,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
+use crate::admin::overview;
 use crate::error::{self, missing};
 use crate::message::{headers, receipts};
 use crate::retention::trail;
@@ -42,7 +41,7 @@ pub(crate) async fn read(
 ) -> Result<History, sqlx::Error> {
     let asked = match queue {
         Some(queue) => vec![queue.clone()],
-        None => queues(connection).await?,
+        None => overview::queues(connection).await?,
     };
 
     let names: Vec<&str> = asked.iter().map(QueueName::as_str).collect();
@@ -97,25 +96,6 @@ pub(crate) async fn read(
     let mut history = History::new(event_id, asked_at, copies);
     history.unread = unread;
     Ok(history)
-}
-
-/// All queues except dead letters. The catalogue shows them to any role; `pgmq.meta` needs a grant.
-pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT substr(relname, 3) FROM pg_catalog.pg_class
-         WHERE relnamespace = 'pgmq'::regnamespace AND relkind IN ('r', 'p')
-           AND NOT relispartition AND relname LIKE 'q\\_%'",
-    )
-    .fetch_all(connection)
-    .await?;
-
-    let mut queues: Vec<QueueName> = names
-        .iter()
-        .filter_map(|name| QueueName::new(name).ok())
-        .collect();
-    let dead: HashSet<String> = queues.iter().map(QueueName::dead_letters).collect();
-    queues.retain(|queue| !dead.contains(queue.as_str()));
-    Ok(queues)
 }
 
 /// Where and how one queue is searched.

@@ -4,6 +4,7 @@
 pub(crate) mod blocked_keys;
 pub(crate) mod dead_letters;
 pub(crate) mod history;
+pub(crate) mod overview;
 pub(crate) mod pauses;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;

@@ -6,5 +6,6 @@
 mod broadcasts;
 mod dead_letters;
 mod engine;
+mod overview;
 mod pauses;
 mod schedules;

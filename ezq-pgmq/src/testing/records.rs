@@ -10,7 +10,7 @@ use ezq_core::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-use crate::admin::{dead_letters, history};
+use crate::admin::{dead_letters, overview};
 use crate::error;
 use crate::message::{headers, receipts};
 use crate::sql::{self, archive};
@@ -50,7 +50,7 @@ impl Database {
 
 async fn read(connection: &mut PgConnection) -> Result<Records, sqlx::Error> {
     let mut records = Records::default();
-    for queue in history::queues(connection).await? {
+    for queue in overview::queues(connection).await? {
         for (table, number) in [
             (sql::table(&queue), "q.msg_id".to_owned()),
             (archive::table(&queue), archive::number("q.msg_id")),

@@ -12,7 +12,9 @@ use ezq_core::engine::{
     BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, Outgoing, PublishOutcome,
     QueueStats, Receipt, Settle, SettleOutcome,
 };
-use ezq_core::engine::{Broadcasts, LeaseRequest, Leased, Pauses, ScheduleStore, UnitOfWork};
+use ezq_core::engine::{
+    Broadcasts, LeaseRequest, Leased, Pauses, QueueOverview, ScheduleStore, UnitOfWork,
+};
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{MessageId, QueueName};
 use ezq_core::{Error, ErrorKind, Result};
@@ -399,6 +401,10 @@ impl Engine for Faulty {
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
         Some(self)
+    }
+
+    fn overview(&self) -> Option<&dyn QueueOverview> {
+        self.memory.overview()
     }
 
     fn pauses(&self) -> Option<&dyn Pauses> {

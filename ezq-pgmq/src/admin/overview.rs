@@ -1,0 +1,136 @@
+//! The list of queues, and what each holds, counted up to a limit: by indexes from their ends, and never
+//! by reading a whole table.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use ezq_core::engine::{Count, QueueCounts, QueueTotals};
+use ezq_core::message::QueueName;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::sql;
+
+/// The tables of queues. The catalogue shows them to any role; `pgmq.meta` needs a grant. A part of a
+/// partitioned queue is no queue.
+const TABLES: &str = "
+    SELECT substr(c.relname::text, 3)
+    FROM pg_catalog.pg_class c
+    WHERE c.relnamespace = to_regnamespace('pgmq') AND c.relkind IN ('r', 'p')
+      AND starts_with(c.relname::text, 'q_') AND NOT c.relispartition
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid)";
+
+/// The names of all queues, sorted, without those of dead letters.
+pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueName>, sqlx::Error> {
+    let names: Vec<String> = sqlx::query_scalar(TABLES).fetch_all(connection).await?;
+    // Another client may have made a queue whose name ezq does not take.
+    let mut queues: Vec<QueueName> = names
+        .iter()
+        .filter_map(|name| {
+            QueueName::new(name)
+                .ok()
+                .filter(|queue| queue.as_str() == name)
+        })
+        .collect();
+    let dead: HashSet<String> = queues.iter().map(QueueName::dead_letters).collect();
+    queues.retain(|queue| !dead.contains(queue.as_str()));
+    queues.sort();
+    Ok(queues)
+}
+
+/// Which of these queues exist, and whether each has a place for dead letters.
+pub(crate) async fn existing(
+    connection: &mut PgConnection,
+    queues: &[QueueName],
+) -> Result<HashMap<String, bool>, sqlx::Error> {
+    let statement = "
+        SELECT w.name, to_regclass('pgmq.' || quote_ident('q_' || w.dead)) IS NOT NULL
+        FROM unnest($1::text[], $2::text[]) AS w(name, dead)
+        WHERE to_regclass('pgmq.' || quote_ident('q_' || w.name)) IS NOT NULL";
+    let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+    let dead: Vec<String> = queues.iter().map(QueueName::dead_letters).collect();
+    let found: Vec<(String, bool)> = sqlx::query_as(statement)
+        .bind(names)
+        .bind(dead)
+        .fetch_all(connection)
+        .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// Counts what a queue holds.
+pub(crate) async fn counts(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    has_dead: bool,
+    cap: u64,
+) -> Result<QueueCounts, sqlx::Error> {
+    let statement = statement(queue, has_dead);
+    let limit = i64::try_from(cap.saturating_add(1)).unwrap_or(i64::MAX);
+    // A cached plan may date from when the table was empty: this one is made for each call.
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .persistent(false)
+        .bind(limit)
+        .fetch_one(connection)
+        .await?;
+    read(&row, cap)
+}
+
+/// Each number stops at the limit. What is due is read by the index on `vt` from its beginning, what is
+/// not due from now on: leases end soon and come first, then retries, then what is scheduled. The
+/// totals are the server's statistics on the table.
+fn statement(queue: &QueueName, has_dead: bool) -> String {
+    let table = sql::table(queue);
+    let returned = sql::returned("l.headers");
+    let dead = match has_dead {
+        true => format!(
+            "(SELECT count(*) FROM (SELECT FROM {} d ORDER BY d.msg_id LIMIT $1) d)",
+            sql::dead_table(queue)
+        ),
+        false => "0::bigint".to_owned(),
+    };
+    let oldest = sql::bounded("o.vt");
+
+    format!(
+        "SELECT statement_timestamp() AS at,
+                (SELECT count(*) FROM (
+                   SELECT FROM {table} r WHERE r.vt <= statement_timestamp()
+                   ORDER BY r.vt LIMIT $1) r) AS ready,
+                (SELECT floor(1000000 * extract(epoch FROM statement_timestamp() - {oldest}))::bigint
+                 FROM {table} o WHERE o.vt <= statement_timestamp()
+                 ORDER BY o.vt LIMIT 1) AS oldest_us,
+                {dead} AS dead, later.seen, later.leased, later.retrying, later.scheduled,
+                pg_stat_get_tuples_inserted(t.oid) AS stored,
+                pg_stat_get_tuples_deleted(t.oid) AS removed
+         FROM (SELECT '{table}'::regclass::oid AS oid) t,
+              (SELECT count(*) AS seen,
+                      count(*) FILTER (WHERE l.read_ct = 0) AS scheduled,
+                      count(*) FILTER (WHERE l.read_ct > 0 AND {returned} < l.read_ct) AS leased,
+                      count(*) FILTER (WHERE l.read_ct > 0 AND {returned} >= l.read_ct) AS retrying
+               FROM (SELECT l.read_ct, l.headers FROM {table} l
+                     WHERE l.vt > statement_timestamp() ORDER BY l.vt LIMIT $1) l) later"
+    )
+}
+
+fn read(row: &PgRow, cap: u64) -> Result<QueueCounts, sqlx::Error> {
+    let number = |column: &str| -> Result<u64, sqlx::Error> {
+        let number: Option<i64> = row.try_get(column)?;
+        Ok(u64::try_from(number.unwrap_or(0)).unwrap_or(0))
+    };
+    let is_capped = number("seen")? > cap;
+    let later = |column: &str| -> Result<Count, sqlx::Error> {
+        let mut count = Count::up_to(number(column)?, cap);
+        count.is_capped = is_capped;
+        Ok(count)
+    };
+
+    let oldest: Option<i64> = row.try_get("oldest_us")?;
+    let mut counts = QueueCounts::new(row.try_get("at")?);
+    counts.ready = Count::up_to(number("ready")?, cap);
+    counts.leased = later("leased")?;
+    counts.retrying = later("retrying")?;
+    counts.scheduled = later("scheduled")?;
+    counts.dead = Count::up_to(number("dead")?, cap);
+    counts.oldest_ready = oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0)));
+    counts.totals = Some(QueueTotals::new(number("stored")?, number("removed")?));
+    Ok(counts)
+}
