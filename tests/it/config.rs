@@ -57,6 +57,8 @@ fn every_option_of_the_environment_takes_effect() {
     expected.dedupe_window = secs(7200);
     expected.connect_timeout = secs(1);
     expected.subscribe = true;
+    expected.app_version = Some("1.4.0 (a1b2c3)".into());
+    expected.presence = false;
     expected.manage_schema = false;
 
     let given = from(&[
@@ -79,6 +81,8 @@ fn every_option_of_the_environment_takes_effect() {
         ("EZQ_DEDUPE_WINDOW", "2h"),
         ("EZQ_CONNECT_TIMEOUT", "1s"),
         ("EZQ_SUBSCRIBE", "true"),
+        ("EZQ_APP_VERSION", "1.4.0 (a1b2c3)"),
+        ("EZQ_PRESENCE", "false"),
         ("EZQ_MANAGE_SCHEMA", "false"),
         ("EZQ_DATABASE_URL", "postgres://app:hunter2@db/app"),
         ("DATABASE_URL", "postgres://app:hunter2@db/app"),
@@ -123,6 +127,7 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
         ("EZQ_WIRE", "xml"),
         ("EZQ_MANAGE_SCHEMA", "maybe"),
         ("EZQ_SUBSCRIBE", "yes"),
+        ("EZQ_PRESENCE", "never"),
         ("EZQ_STDERR", "off"),
         ("EZQ_EMBEDDED", "yes"),
     ];

@@ -22,6 +22,7 @@ mod leasing;
 mod overview;
 mod pauses;
 mod poison;
+mod presence;
 mod publishing;
 mod queues;
 mod schedule;
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<Case> {
         queues::CASES,
         overview::CASES,
         pauses::CASES,
+        presence::CASES,
         transactions::CASES,
     ];
     files.concat()

@@ -4,6 +4,7 @@
 //!
 //! | method | gives |
 //! |---|---|
+//! | [`consumers`](crate::app::App::consumers) | [`Consumers`]: who runs where, and who is gone |
 //! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
@@ -22,6 +23,7 @@
 //!
 //! | to see | open |
 //! |---|---|
+//! | consumers: who runs where | `consumers.rs` |
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
@@ -29,6 +31,7 @@
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
+pub(crate) mod consumers;
 pub(crate) mod dead_letters;
 pub(crate) mod health;
 pub(crate) mod history;
@@ -39,9 +42,10 @@ pub(crate) mod summary;
 
 #[doc(no_inline)]
 pub use crate::engine::{
-    BlockedKey, Blocker, CopyState, Count, EventCopy, EventStatus, History, Pause, PauseTarget,
-    QueueStats, QueueSubscription,
+    BlockedKey, Blocker, ConsumerPresence, CopyState, Count, EventCopy, EventStatus, History,
+    Pause, PauseTarget, QueueStats, QueueSubscription,
 };
+pub use consumers::{ConsumerInfo, Consumers, GONE_AFTER};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::consumers::Consumers;
 use crate::admin::queues::Queues;
 use crate::admin::schedules::Schedules;
 use crate::admin::subscriptions::Subscriptions;
@@ -97,6 +98,12 @@ impl App {
     #[must_use]
     pub fn queues(&self) -> Queues<'_> {
         Queues::new(&self.inner)
+    }
+
+    /// The consumers of the application's engines, in every process: who runs where, and who is gone.
+    #[must_use]
+    pub fn consumers(&self) -> Consumers<'_> {
+        Consumers::new(&self.inner)
     }
 
     /// A publisher, for code that needs nothing else of the application.

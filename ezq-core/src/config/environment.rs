@@ -23,9 +23,13 @@ const READ_ELSEWHERE: [&str; 4] = [
 /// Parses the text of a variable and stores it in its option, or says how to write the value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 23] = [
+const OPTIONS: [(&str, Set); 25] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
+        Ok(())
+    }),
+    ("EZQ_APP_VERSION", |config, text| {
+        config.app_version = Some(text.to_owned());
         Ok(())
     }),
     ("EZQ_QUEUE", |config, text| {
@@ -95,6 +99,9 @@ const OPTIONS: [(&str, Set); 23] = [
     }),
     ("EZQ_SUBSCRIBE", |config, text| {
         yes_or_no(text, &mut config.subscribe)
+    }),
+    ("EZQ_PRESENCE", |config, text| {
+        yes_or_no(text, &mut config.presence)
     }),
     ("EZQ_MANAGE_SCHEMA", |config, text| {
         yes_or_no(text, &mut config.manage_schema)

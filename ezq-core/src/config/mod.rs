@@ -56,6 +56,11 @@ pub struct Config {
     ///
     /// `EZQ_APP`. Defaults to the name of the program's file.
     pub app: String,
+    /// The version of the application, for people: [`Consumers`](crate::admin::Consumers) shows it
+    /// beside the name. Any text of at most 255 bytes.
+    ///
+    /// `EZQ_APP_VERSION`. Defaults to none.
+    pub app_version: Option<String>,
     /// The queue of events and consumers that name no queue.
     ///
     /// `EZQ_QUEUE`. Defaults to `ezq`.
@@ -143,6 +148,13 @@ pub struct Config {
     ///
     /// `EZQ_SUBSCRIBE`: `true` or `false`. Defaults to `false`.
     pub subscribe: bool,
+    /// Whether this process notes in the store which consumers it runs, so that
+    /// [`Consumers`](crate::admin::Consumers) lists them. It takes one statement in ten seconds, and one
+    /// when a consumer ends. A consumer that runs [until its queue is
+    /// idle](crate::consumer::Consumer::until_idle) is not noted.
+    ///
+    /// `EZQ_PRESENCE`: `true` or `false`. Defaults to `true`.
+    pub presence: bool,
     /// How long connecting to the store may take; longer than zero.
     /// [`App::health`](crate::app::App::health) waits for an engine for as long.
     ///
@@ -189,6 +201,7 @@ impl Default for Config {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             app: program_name(),
+            app_version: None,
             queue: QueueName::default(),
             event_routes: Vec::new(),
             concurrency: 4 * cores,
@@ -206,6 +219,7 @@ impl Default for Config {
             grace: None,
             dedupe_window: Duration::from_secs(3600),
             subscribe: false,
+            presence: true,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
             retention: BTreeMap::new(),

@@ -42,7 +42,13 @@ impl Config {
                 "the application's name has more than {APP_LIMIT} bytes"
             )));
         }
-        Ok(())
+
+        match &self.app_version {
+            Some(version) if version.len() > APP_LIMIT => Err(wrong(format!(
+                "`app_version` has more than {APP_LIMIT} bytes"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn validate_times(&self) -> Result<()> {

@@ -244,8 +244,10 @@ impl Consumer {
     }
 
     pub(super) async fn run_with(self, stops: StopTokens, status: StatusGuard) -> Result<Report> {
+        let app = Arc::clone(&self.app);
         let result = self.run_to_the_end(stops, &status.0).await;
         status.0.ended(&result);
+        app.consumer_ended(&status.0).await;
         result
     }
 

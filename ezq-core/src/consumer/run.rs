@@ -58,6 +58,14 @@ pub(crate) async fn run(
     let patience = patience(&scope.settings);
 
     let pauses = prepared.pauses.clone();
+    if scope.app.config.presence && !scope.settings.until_idle {
+        let leases = Arc::downgrade(&leases);
+        status.runs_in_public(scope.settings.concurrency, move || {
+            leases.upgrade().map_or(0, |leases| leases.count())
+        });
+        scope.app.consumer_begun();
+    }
+
     let (mut settling, mut background) = start_tasks(&scope, batches, &status, pauses);
     announce(&scope);
 
@@ -163,6 +171,11 @@ fn start_tasks(
         let engine = Arc::clone(&settings.engine);
         let releasing = release_resumed(engine, settings.queue.clone(), pauses);
         background.spawn(releasing.in_current_span());
+    }
+
+    if scope.app.config.presence && !settings.until_idle {
+        let telling = Arc::clone(&scope.app).tell_of_consumers();
+        background.spawn(telling.in_current_span());
     }
 
     if !settings.until_idle && !scope.app.schedules.planned.is_empty() {

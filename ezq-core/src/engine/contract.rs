@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome, History,
-    LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueOverview, Receipt, ScheduleStore,
-    Settle, SettleOutcome, UnitOfWork,
+    LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview, Receipt,
+    ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -269,6 +269,11 @@ pub trait Engine: Any + Send + Sync {
 
     /// The engine's subscriptions, or `None` (the default) if it does not broadcast.
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        None
+    }
+
+    /// Who consumes the engine's queues, or `None` (the default) if the engine does not keep that.
+    fn presence(&self) -> Option<&dyn Presence> {
         None
     }
 

@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`QueueOverview`],
-//!    [`History`].
+//!    [`Presence`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -79,6 +79,7 @@ mod keys;
 pub(crate) mod names;
 mod overview;
 mod pauses;
+mod presence;
 pub(crate) mod reader;
 mod schedules;
 mod settle;
@@ -97,6 +98,7 @@ pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
 pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
+pub use presence::{ConsumerPresence, Presence, SeenConsumer};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,
 };

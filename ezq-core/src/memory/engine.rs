@@ -13,7 +13,7 @@ use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
-    ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueOverview,
+    ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
     QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
 use crate::error::Result;
@@ -306,6 +306,10 @@ impl Engine for MemoryEngine {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn presence(&self) -> Option<&dyn Presence> {
         Some(self)
     }
 

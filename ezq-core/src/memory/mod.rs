@@ -20,7 +20,7 @@
 //! | one queue: order, leases, retries | `queue.rs` |
 //! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs` |
 
 mod archive;
 mod broadcasts;
@@ -32,6 +32,7 @@ mod letters;
 mod overview;
 mod pause_board;
 mod pauses;
+mod presence;
 mod queue;
 mod schedules;
 mod store;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::engine::MemoryEngine;
 use super::clock::{self, Micros};
+use super::engine::MemoryEngine;
 use super::queue::{Queue, count};
 use crate::engine::{CopyState, Count, QueueCounts, QueueOverview, QueueTotals};
 use crate::error::Result;

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::engine::MemoryEngine;
 use super::clock::Micros;
+use super::engine::MemoryEngine;
 use super::queue::{Queue, Stored, count};
 use crate::codec::wire::plain_type;
 use crate::engine::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};

@@ -14,7 +14,9 @@ use super::pause_board::PauseBoard;
 use super::queue::{Held, Queue};
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
-use crate::engine::{Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome};
+use crate::engine::{
+    ConsumerPresence, Outgoing, PublishOutcome, Receipt, ScheduleRow, Settle, SettleOutcome,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
@@ -35,6 +37,9 @@ pub struct Published {
     pub at: DateTime<Utc>,
 }
 
+/// Consumers by their ids, each with the time at which it was noted.
+type NotedConsumers = BTreeMap<String, (ConsumerPresence, Micros)>;
+
 #[derive(Debug)]
 pub(super) struct Store {
     max_body: Option<usize>,
@@ -51,6 +56,7 @@ pub(super) struct Store {
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
     pub(super) subscriptions: Subscriptions,
     pub(super) pauses: PauseBoard,
+    pub(super) consumers: NotedConsumers,
 }
 
 impl Store {
@@ -66,6 +72,7 @@ impl Store {
             schedules: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             pauses: PauseBoard::default(),
+            consumers: NotedConsumers::new(),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod metrics;
 pub(crate) mod metrics;
 pub(crate) mod notice_stream;
 pub(crate) mod notices;
+pub(crate) mod presence;
 pub(crate) mod report;
 pub(crate) mod status;
 pub(crate) mod tracer;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::message::queue_name::QueueName;
 use crate::observe::metrics::ConsumersGauge;
+use crate::observe::presence::PresenceOf;
 use crate::observe::report::{Counters, Report};
 
 /// How far a consumer is.
@@ -82,6 +83,8 @@ pub(crate) struct ConsumerStatus {
     restarts: AtomicU32,
     gauge: ConsumersGauge,
     is_paused: AtomicBool,
+    /// What others are told of it, once it runs; none of a consumer that runs until its queue is idle.
+    presence: OnceLock<PresenceOf>,
 }
 
 /// What fails just now, each with its error.
@@ -124,6 +127,7 @@ impl ConsumerStatus {
                 .map(|queue| ConsumersGauge::of(queue, ConsumerState::Starting.label()))
                 .unwrap_or_default(),
             is_paused: AtomicBool::new(false),
+            presence: OnceLock::new(),
         }
     }
 
@@ -172,6 +176,22 @@ impl ConsumerStatus {
 
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a run begins of which others are told, and how to ask it what is in flight.
+    pub(crate) fn runs_in_public(
+        &self,
+        concurrency: usize,
+        in_flight: impl Fn() -> usize + Send + Sync + 'static,
+    ) {
+        let presence = self.presence.get_or_init(|| PresenceOf::new(concurrency));
+        // One that is started again keeps its id.
+        presence.measure(in_flight);
+    }
+
+    /// What others are told of it.
+    pub(crate) fn presence(&self) -> Option<&PresenceOf> {
+        self.presence.get()
     }
 
     /// Notes whether its queue is paused. Probes read it, and nothing is ordered by it.

@@ -1,6 +1,8 @@
 //! What an application and its consumers share once it is built.
 
+mod presence;
 mod schedules;
+mod telling;
 
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +16,7 @@ use crate::message::queue_name::QueueName;
 use crate::observe::status::ConsumerStatus;
 use crate::publish::services::Services;
 use crate::schedule::Plans;
+use crate::shared::telling::Telling;
 
 /// The parts of an application, which do not change while it runs.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Shared {
     /// The consumers that health reports, in the order in which they began.
     pub(crate) consumers: Mutex<Vec<Arc<ConsumerStatus>>>,
     pub(crate) schedules: Plans,
+    /// How others are told of the consumers.
+    pub(crate) telling: Telling,
     /// The types of events that the application said it publishes or takes elsewhere.
     pub(crate) parties: Vec<(EventRole, &'static str)>,
 }

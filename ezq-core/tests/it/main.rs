@@ -25,6 +25,7 @@ mod outages;
 mod overview;
 mod parameters;
 mod pauses;
+mod presence;
 mod queue_names;
 mod refusals;
 mod run_all;

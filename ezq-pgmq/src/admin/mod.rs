@@ -1,4 +1,4 @@
-//! What operators ask of a queue: dead letters, histories, counts, blocked keys, pauses,
+//! What operators ask of a queue: dead letters, histories, counts, blocked keys, pauses, consumers,
 //! subscriptions, schedules.
 
 pub(crate) mod blocked_keys;
@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod history;
 pub(crate) mod overview;
 pub(crate) mod pauses;
+pub(crate) mod presence;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
 pub(crate) mod upkeep;

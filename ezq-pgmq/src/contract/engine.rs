@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
     BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
-    History, LeaseRequest, Leased, Outgoing, Pauses, PublishOutcome, QueueOverview, QueueStats,
-    Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
+    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
@@ -234,6 +234,10 @@ impl Engine for PgmqEngine {
     }
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    fn presence(&self) -> Option<&dyn Presence> {
         Some(self)
     }
 

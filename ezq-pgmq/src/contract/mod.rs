@@ -8,4 +8,5 @@ mod dead_letters;
 mod engine;
 mod overview;
 mod pauses;
+mod presence;
 mod schedules;

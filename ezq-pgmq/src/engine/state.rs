@@ -70,6 +70,7 @@ pub(crate) struct OwnTables {
     pub(crate) broadcasts: Schema,
     pub(crate) replays: Schema,
     pub(crate) controls: Schema,
+    pub(crate) presence: Schema,
 }
 
 impl OwnTables {
@@ -80,6 +81,7 @@ impl OwnTables {
             broadcasts: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
             controls: Schema::new(Part::Controls),
+            presence: Schema::new(Part::Presence),
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) enum Part {
     Trail,
     /// Pauses, in the same database.
     Controls,
+    /// The presence of consumers, in the same database.
+    Presence,
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }

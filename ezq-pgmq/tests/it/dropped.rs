@@ -6,8 +6,8 @@ use std::error::Error as _;
 
 use chrono::{TimeDelta, Utc};
 use ezq_core::engine::{
-    Advance, BroadcastMessage, Broadcasts, Dedupe, Engine, EventParty, EventRole, Firing,
-    Registration, ScheduleStore, Settle, SettleOutcome,
+    Advance, BroadcastMessage, Broadcasts, ConsumerPresence, Dedupe, Engine, EventParty, EventRole,
+    Firing, PauseTarget, Pauses, Presence, Registration, ScheduleStore, Settle, SettleOutcome,
 };
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::Headers;
@@ -19,7 +19,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 /// What an application does, and what it needs of ezq's own tables.
-const USES: [(&str, &str, Use); 17] = [
+const USES: [(&str, &str, Use); 20] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
     ("ezq.dedupe", "TABLE", Use::SettleWithKey),
@@ -37,6 +37,9 @@ const USES: [(&str, &str, Use); 17] = [
     ("ezq.schedules", "TABLE", Use::Fire),
     ("ezq.replays", "TABLE", Use::Replay),
     ("ezq.replays", "TABLE", Use::ListReplays),
+    ("ezq.controls", "TABLE", Use::Pause),
+    ("ezq.controls", "TABLE", Use::Resume),
+    ("ezq.consumers", "TABLE", Use::NoteConsumer),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +59,9 @@ enum Use {
     Fire,
     Replay,
     ListReplays,
+    Pause,
+    Resume,
+    NoteConsumer,
 }
 
 fn event(key: Option<&str>) -> BroadcastMessage {
@@ -64,6 +70,15 @@ fn event(key: Option<&str>) -> BroadcastMessage {
     let headers = Headers::new();
     let dedupe = key.map(|key| Dedupe::new(key, TTL, "e").unwrap());
     BroadcastMessage::new(event_type, body, headers).dedupe(dedupe)
+}
+
+fn whole(queue: &QueueName) -> PauseTarget {
+    PauseTarget::queue(queue.clone())
+}
+
+fn consumer(queue: &QueueName) -> ConsumerPresence {
+    let id = "0196f0c1-0000-7000-8000-000000000000";
+    ConsumerPresence::new(id, "shop", queue.clone(), "host", 1)
 }
 
 impl Use {
@@ -126,6 +141,9 @@ impl Use {
             }
             Self::Replay => drop(engine.replay(key, queue).await?),
             Self::ListReplays => drop(engine.replays().list().await?),
+            Self::Pause => drop(Pauses::pause(engine, &whole(queue), "Ada", None).await?),
+            Self::Resume => drop(Pauses::resume(engine, &whole(queue)).await?),
+            Self::NoteConsumer => engine.note(&[consumer(queue)]).await?,
         }
 
         Ok(())

@@ -13,7 +13,7 @@ use ezq_core::engine::{
     QueueStats, Receipt, Settle, SettleOutcome,
 };
 use ezq_core::engine::{
-    Broadcasts, LeaseRequest, Leased, Pauses, QueueOverview, ScheduleStore, UnitOfWork,
+    Broadcasts, LeaseRequest, Leased, Pauses, Presence, QueueOverview, ScheduleStore, UnitOfWork,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{MessageId, QueueName};
@@ -92,6 +92,10 @@ pub(crate) struct Faults {
     pub forbidden: Mutex<Option<QueueName>>,
     /// Health probes are never answered.
     pub mute: AtomicBool,
+    /// Notes of consumers so far.
+    pub notes: AtomicUsize,
+    /// Consumers cannot be noted.
+    pub unnotable: AtomicBool,
     /// It has no pauses.
     pub unpausable: AtomicBool,
     /// Panics when it is to settle.
@@ -400,6 +404,10 @@ impl Engine for Faulty {
     }
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    fn presence(&self) -> Option<&dyn Presence> {
         Some(self)
     }
 

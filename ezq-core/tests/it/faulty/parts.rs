@@ -1,4 +1,4 @@
-//! The faulty engine's transactions, broadcasts and schedules.
+//! The faulty engine's transactions, broadcasts, schedules and presence.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +8,10 @@ use ezq_core::engine::{
     BroadcastMessage, Broadcasts, Engine as _, EventParty, Finished, Fired, Firing, KeptSchedules,
     QueueSubscription, Registration, ScheduleStore, UnitOfWork,
 };
-use ezq_core::engine::{Delivery, Outgoing, PublishOutcome, Settle, SettleOutcome};
+use ezq_core::engine::{
+    ConsumerPresence, Delivery, Outgoing, Presence, PublishOutcome, SeenConsumer, Settle,
+    SettleOutcome,
+};
 use ezq_core::event::Pattern;
 use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
@@ -130,5 +133,24 @@ impl ScheduleStore for Faulty {
 
     async fn remove(&self, name: &str) -> Result<bool> {
         ScheduleStore::remove(&self.memory, name).await
+    }
+}
+
+#[async_trait]
+impl Presence for Faulty {
+    async fn note(&self, running: &[ConsumerPresence]) -> Result<()> {
+        if self.faults.unnotable.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::SchemaMissing, "a fault of the test"));
+        }
+        self.faults.notes.fetch_add(1, Ordering::SeqCst);
+        self.memory.note(running).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        Presence::remove(&self.memory, id).await
+    }
+
+    async fn consumers(&self) -> Result<Vec<SeenConsumer>> {
+        self.memory.consumers().await
     }
 }

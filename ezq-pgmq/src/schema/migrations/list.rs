@@ -178,4 +178,31 @@ create table if not exists ezq.controls (
 );
 ",
     },
+    Migration {
+        version: 12,
+        name: "consumers",
+        part: Part::Presence,
+        makes: &["ezq.consumers"],
+        sql: "\
+create table if not exists ezq.consumers (
+  id uuid primary key,
+  application text not null,
+  version text,
+  ezq_version text not null,
+  host text not null,
+  process bigint not null,
+  queue text collate \"C\" not null,
+  handlers jsonb not null,
+  concurrency bigint not null,
+  in_flight bigint not null,
+  is_paused boolean not null,
+  is_stopping boolean not null,
+  handled bigint not null,
+  retried bigint not null,
+  dead_lettered bigint not null,
+  uptime_ms bigint not null,
+  seen_at timestamptz not null
+);
+",
+    },
 ];
