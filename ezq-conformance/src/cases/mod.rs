@@ -12,6 +12,7 @@ macro_rules! cases {
 mod after;
 mod archive;
 mod broadcast;
+mod browse;
 mod concurrency;
 mod dead_letters;
 mod dedupe;
@@ -57,6 +58,7 @@ pub fn cases() -> Vec<Case> {
         queues::CASES,
         overview::CASES,
         pauses::CASES,
+        browse::CASES,
         presence::CASES,
         transactions::CASES,
     ];

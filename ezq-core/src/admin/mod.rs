@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`consumers`](crate::app::App::consumers) | [`Consumers`]: who runs where, and who is gone |
 //! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
+//! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
@@ -25,6 +26,7 @@
 //! |---|---|
 //! | consumers: who runs where | `consumers.rs` |
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
+//! | a queue's events, page by page | `events.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
@@ -33,6 +35,7 @@
 
 pub(crate) mod consumers;
 pub(crate) mod dead_letters;
+pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod queues;
@@ -42,11 +45,13 @@ pub(crate) mod summary;
 
 #[doc(no_inline)]
 pub use crate::engine::{
-    BlockedKey, Blocker, ConsumerPresence, CopyState, Count, EventCopy, EventStatus, History,
-    Pause, PauseTarget, QueueStats, QueueSubscription,
+    BlockedKey, Blocker, ConsumerPresence, CopyState, Count, EventCopy, EventFilter, EventPage,
+    EventState, EventStatus, History, PageCursor, Pause, PauseTarget, QueueStats,
+    QueueSubscription,
 };
 pub use consumers::{ConsumerInfo, Consumers, GONE_AFTER};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
+pub use events::{Events, PageQuery};
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;
 pub use queues::{PauseRequest, Queues};

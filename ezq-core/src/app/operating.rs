@@ -12,6 +12,7 @@ use std::time::Duration;
 use tracing::{Instrument, info};
 
 use crate::admin::dead_letters::DeadLetterQueue;
+use crate::admin::events::Events;
 use crate::admin::history::HistoryRequest;
 use crate::app::App;
 use crate::engine::reader::Reader;
@@ -165,6 +166,17 @@ impl App {
         })?;
         let reader = Reader::new(&self.inner.services.codecs);
         Ok(DeadLetterQueue::new(store, queue, reader))
+    }
+
+    /// The events of a queue, to page through them by state and filter, and to try one at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidQueueName`] for a text that is no queue name, and [`ErrorKind::Unsupported`]
+    /// when the queue's engine cannot be browsed.
+    pub fn events(&self, queue: impl IntoQueueName) -> Result<Events<'_>> {
+        let queue = queue.into_queue_name()?;
+        let reader = Reader::new(&self.inner.services.codecs);
+        Events::new(self.inner.services.engines.of(&queue), queue, reader)
     }
 
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with

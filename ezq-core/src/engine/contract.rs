@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::engine::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome, History,
-    LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview, Receipt,
-    ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome,
+    History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
+    Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -269,6 +269,11 @@ pub trait Engine: Any + Send + Sync {
 
     /// The engine's subscriptions, or `None` (the default) if it does not broadcast.
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        None
+    }
+
+    /// The engine's browsing, or `None` (the default) if its messages cannot be read page by page.
+    fn browse(&self) -> Option<&dyn Browse> {
         None
     }
 

@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`QueueOverview`],
-//!    [`Presence`], [`History`].
+//!    [`Presence`], [`Browse`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -69,6 +69,7 @@
 //! counts both as returned.
 
 mod broadcasts;
+mod browse;
 mod capabilities;
 mod contract;
 mod dead_letters;
@@ -87,6 +88,7 @@ mod token;
 mod unit_of_work;
 
 pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
+pub use browse::{Browse, EventFilter, EventPage, EventState, PageCursor, PageRequest};
 pub use capabilities::Capabilities;
 pub use contract::{Engine, QueueStats};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};

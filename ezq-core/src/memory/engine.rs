@@ -12,7 +12,7 @@ use super::queue::NAME;
 use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
+    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
     ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
     QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
@@ -306,6 +306,10 @@ impl Engine for MemoryEngine {
     }
 
     fn schedules(&self) -> Option<&dyn ScheduleStore> {
+        Some(self)
+    }
+
+    fn browse(&self) -> Option<&dyn Browse> {
         Some(self)
     }
 

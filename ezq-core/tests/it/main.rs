@@ -7,6 +7,7 @@ mod backoffs;
 mod blocking;
 mod consumer;
 mod engines;
+mod events;
 mod extractors;
 mod failing;
 mod faulty;

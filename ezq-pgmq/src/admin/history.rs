@@ -6,16 +6,15 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::codec::flat_origin;
-use ezq_core::engine::{CopyState, Death, EventCopy, History};
+use ezq_core::engine::{EventCopy, History};
 use ezq_core::message::QueueName;
-use ezq_core::message::headers::DEAD;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row};
 
+use crate::admin::copies::copy;
 use crate::admin::overview;
 use crate::error::{self, missing};
-use crate::message::{headers, receipts};
 use crate::retention::trail;
 use crate::sql;
 use crate::sql::archive::{self, LIFE};
@@ -211,7 +210,7 @@ impl<'a> Search<'a> {
             .bind(self.statement(true), event_id)
             .fetch_all(connection)
             .await?;
-        rows.iter().map(|row| self.copy(row)).collect()
+        rows.iter().map(|row| copy(self.queue, row)).collect()
     }
 
     /// The same, one by one, where the server cannot send one of them. That one comes without type
@@ -240,11 +239,11 @@ impl<'a> Search<'a> {
             let query = self.bind(one, event_id).bind(stored_at);
 
             match query.fetch_optional(&mut *connection).await {
-                Ok(Some(row)) => copies.push(self.copy(&row)?),
+                Ok(Some(row)) => copies.push(copy(self.queue, &row)?),
                 // Handled or moved since it was found.
                 Ok(None) => {}
                 Err(failure) if error::is_data(&failure) => {
-                    copies.push(self.copy(bare)?);
+                    copies.push(copy(self.queue, bare)?);
                     let whose = match place {
                         "q" => "",
                         "a" => "archive of the ",
@@ -270,44 +269,5 @@ impl<'a> Search<'a> {
             Some(number) => query.bind(number),
             None => query,
         }
-    }
-
-    fn copy(&self, row: &PgRow) -> Result<EventCopy, sqlx::Error> {
-        let headers = headers::read(row.try_get("headers")?);
-        let id = receipts::message_id(row)?;
-        let stored_at: DateTime<Utc> = row.try_get("enqueued_at")?;
-        let at: DateTime<Utc> = row.try_get("at")?;
-        let read_ct: i32 = row.try_get("read_ct")?;
-        let deliveries = u32::try_from(read_ct).unwrap_or(0);
-
-        let copy = |id, stored_at, state, deliveries| {
-            EventCopy::new(self.queue, id, stored_at, &headers, state).deliveries(deliveries)
-        };
-
-        let copy = match row.try_get("place")? {
-            "q" => {
-                let state = CopyState::of(at, deliveries, &headers, row.try_get("now")?);
-                copy(id, stored_at, state, deliveries)
-            }
-            "a" => copy(id, stored_at, CopyState::Archived { at }, deliveries),
-            _ => {
-                let death = headers.value(DEAD).map(Death::read).unwrap_or_default();
-                let original = receipts::original(&death).unwrap_or_else(|| id.clone());
-                let at = death.died_at.unwrap_or(at);
-                let reason = death.reason;
-                let state = CopyState::Dead {
-                    letter: id,
-                    at,
-                    reason,
-                };
-
-                let stored_at = death.enqueued_at.unwrap_or(stored_at);
-                copy(original, stored_at, state, death.deliveries.unwrap_or(0))
-            }
-        };
-
-        let event_type: Option<String> = row.try_get("event_type")?;
-        let body: Option<String> = row.try_get("body")?;
-        Ok(copy.event_type(event_type).body(body))
     }
 }

@@ -2,6 +2,8 @@
 //! subscriptions, schedules.
 
 pub(crate) mod blocked_keys;
+pub(crate) mod browse;
+mod copies;
 pub(crate) mod dead_letters;
 pub(crate) mod history;
 pub(crate) mod overview;

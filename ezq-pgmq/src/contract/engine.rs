@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Capabilities, DeadLetters, Delivery, Due, Engine, ExtendOutcome,
-    History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
-    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetters, Delivery, Due, Engine,
+    ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
+    QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
@@ -234,6 +234,10 @@ impl Engine for PgmqEngine {
     }
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    fn browse(&self) -> Option<&dyn Browse> {
         Some(self)
     }
 

@@ -4,6 +4,7 @@
 //! and these use the engine.
 
 mod broadcasts;
+mod browse;
 mod dead_letters;
 mod engine;
 mod overview;

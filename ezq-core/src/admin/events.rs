@@ -1,0 +1,204 @@
+//! The events of one queue as an operator sees them: page by page, filtered; and one of them tried at once.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use crate::engine::reader::Reader;
+use crate::engine::{
+    Browse, Engine, EventFilter, EventPage, EventState, PageCursor, PageRequest, Settle,
+    SettleOutcome,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::message_id::MessageId;
+use crate::message::queue_name::QueueName;
+use crate::message::settlement::{HandlerState, Progress};
+use crate::runtime::cut_off;
+
+/// How long a message is leased whose pauses are to end. Long enough for one settlement.
+const LEASE: Duration = Duration::from_secs(30);
+/// The largest page.
+const LONGEST_PAGE: usize = 1000;
+
+/// The events of one queue. Get it by [`App::events`](crate::app::App::events).
+#[derive(Clone)]
+pub struct Events<'a> {
+    engine: &'a Arc<dyn Engine>,
+    browse: &'a dyn Browse,
+    queue: QueueName,
+    reader: Reader,
+}
+
+impl<'a> Events<'a> {
+    pub(crate) fn new(
+        engine: &'a Arc<dyn Engine>,
+        queue: QueueName,
+        reader: Reader,
+    ) -> Result<Self> {
+        let browse = engine.browse().ok_or_else(|| {
+            let name = engine.capabilities().name;
+            let text = format!("the engine `{name}` does not support browsing events page by page");
+            Error::new(ErrorKind::Unsupported, text)
+        })?;
+        Ok(Self {
+            engine,
+            browse,
+            queue,
+            reader,
+        })
+    }
+
+    /// Reads a page of the events in a state when awaited: those that are or were due first come first,
+    /// and dead letters by their ids. No lock is taken.
+    ///
+    /// ```
+    /// # use ezq_core::admin::{EventFilter, EventState};
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::testing::TestApp;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app.queue("orders"))?;
+    /// app.publish(&Paid { order: 7 }).await?;
+    ///
+    /// let paid = EventFilter::all().event_type("order.paid");
+    /// let events = app.events("orders")?;
+    /// let mut page = events.page(EventState::Ready).filter(paid.clone()).await?;
+    /// loop {
+    ///     for event in &page.events {
+    ///         println!("{} since {}", event.message_id, event.published_at);
+    /// #       assert_eq!(event.event::<Paid>()?.unwrap().order, 7);
+    ///     }
+    ///     let Some(next) = page.next else { break };
+    ///     page = events.page(EventState::Ready).filter(paid.clone()).after(next).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn page(&self, state: EventState) -> PageQuery<'a> {
+        PageQuery {
+            events: self.clone(),
+            request: PageRequest::new(self.queue.clone(), state),
+        }
+    }
+
+    /// Lets an event that waits for another attempt be tried at once. Its attempts so far still count.
+    /// Returns whether there was such an event.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::LeaseLost`] while a worker holds the event; a retry after that helps.
+    /// - [`ErrorKind::Unsupported`] if the engine cannot lease by id.
+    /// - Otherwise when the engine could not be asked. The event is then due within half a minute.
+    ///
+    /// # Cancel safety
+    /// The work is done in a task of its own, and goes on if this future is dropped.
+    pub async fn retry_now(&self, id: &MessageId) -> Result<bool> {
+        let retried = retry_now(Arc::clone(self.engine), self.queue.clone(), id.clone());
+        // In a task, so that a dropped future cannot leave the message leased.
+        tokio::spawn(retried.in_current_span())
+            .await
+            .unwrap_or_else(|error| Err(cut_off("trying an event at once", error)))
+    }
+}
+
+impl std::fmt::Debug for Events<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn retry_now(engine: Arc<dyn Engine>, queue: QueueName, id: MessageId) -> Result<bool> {
+    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else {
+        return Ok(false);
+    };
+
+    let waiting = Progress::from_headers(&delivery.headers)
+        .into_iter()
+        .filter(|(_, mark)| mark.state == HandlerState::Retry)
+        .map(|(name, mark)| (name, mark.due(None)));
+    let settle = Settle::Retry {
+        after: Duration::ZERO,
+        progress: waiting.collect(),
+        outgoing: Vec::new(),
+    };
+
+    let outcomes = engine
+        .settle(&queue, vec![(delivery.receipt, settle)])
+        .await?;
+    match outcomes.into_iter().next() {
+        Some(SettleOutcome::Done) => Ok(true),
+        Some(SettleOutcome::Failed { error, .. }) => Err(error),
+        Some(SettleOutcome::LeaseLost) | None => Err(Error::new(
+            ErrorKind::LeaseLost,
+            format!("the message {id} of the queue `{queue}` was taken meanwhile: try again"),
+        )),
+    }
+}
+
+/// A page that is read when this is awaited.
+///
+/// # Errors
+/// - [`ErrorKind::QueueMissing`] if there is no such queue.
+/// - [`ErrorKind::Configuration`] for a limit of 0 or more than 1,000, or a cursor of another engine.
+/// - Otherwise when the engine could not be asked.
+///
+/// # Cancel safety
+/// It changes nothing.
+#[must_use = "nothing is read until this is awaited"]
+#[derive(Debug)]
+pub struct PageQuery<'a> {
+    events: Events<'a>,
+    request: PageRequest,
+}
+
+impl<'a> PageQuery<'a> {
+    /// Only events that meet every condition of the filter. Defaults to all.
+    ///
+    /// A page looks at 10,000 events at most. So with a filter it may have few events, or none, and not be
+    /// the last: as long as there is a [`next`](EventPage::next), go on.
+    pub fn filter(mut self, filter: EventFilter) -> Self {
+        self.request.filter = filter;
+        self
+    }
+
+    /// The page behind a place: the [`next`](EventPage::next) of the page before. Defaults to the first.
+    pub fn after(mut self, cursor: PageCursor) -> Self {
+        self.request.after = Some(cursor);
+        self
+    }
+
+    /// How many events it has at most: from 1 to 1,000. Defaults to 50.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.request.limit = limit;
+        self
+    }
+
+    async fn read(self) -> Result<EventPage> {
+        let Self { events, request } = self;
+        if !(1..=LONGEST_PAGE).contains(&request.limit) {
+            let text = format!("the limit of a page is from 1 to {LONGEST_PAGE}");
+            return Err(Error::new(ErrorKind::Configuration, text));
+        }
+
+        let mut page = events.browse.page(&request).await?;
+        for event in &mut page.events {
+            event.reader = events.reader.clone();
+        }
+        Ok(page)
+    }
+}
+
+impl<'a> IntoFuture for PageQuery<'a> {
+    type Output = Result<EventPage>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.read())
+    }
+}

@@ -1,0 +1,265 @@
+//! Browsing a queue and its dead letters page by page: by an index, from where the last page ended, over a
+//! bounded number of rows.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{EventCopy, EventFilter, EventPage, EventState, PageCursor, PageRequest};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
+
+use crate::admin::copies::copy;
+use crate::error;
+use crate::message::encoding::Encoding;
+use crate::sql;
+
+/// Where a page begins: behind this place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The due time; `None` among dead letters, and before the first message.
+    due: Option<DateTime<Utc>>,
+    id: i64,
+}
+
+impl Place {
+    const FIRST: Self = Self {
+        due: None,
+        id: i64::MIN,
+    };
+
+    /// The place behind which a page begins.
+    ///
+    /// # Errors
+    /// The cursor is none of this engine's.
+    pub(crate) fn of_request(request: &PageRequest) -> ezq_core::Result<Self> {
+        match &request.after {
+            None => Ok(Self::FIRST),
+            Some(cursor) => {
+                let is_dead = request.state == EventState::Dead;
+                Self::read(cursor.as_str(), is_dead).ok_or_else(|| cursor.refused())
+            }
+        }
+    }
+
+    /// Reads the text of a cursor: `<microseconds>.<id>`, or `<id>` among dead letters.
+    fn read(text: &str, is_dead: bool) -> Option<Self> {
+        if is_dead {
+            let id = text.parse().ok()?;
+            return Some(Self { due: None, id });
+        }
+
+        let (micros, id) = text.split_once('.')?;
+        let due = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        Some(Self {
+            due: Some(due),
+            id: id.parse().ok()?,
+        })
+    }
+
+    fn of(row: &PgRow, is_dead: bool) -> Result<Self, sqlx::Error> {
+        let due: DateTime<Utc> = row.try_get("at")?;
+        Ok(Self {
+            due: (!is_dead).then_some(due),
+            id: row.try_get("msg_id")?,
+        })
+    }
+
+    fn cursor(self) -> PageCursor {
+        PageCursor::new(match self.due {
+            Some(due) => format!("{}.{}", due.timestamp_micros(), self.id),
+            None => self.id.to_string(),
+        })
+    }
+}
+
+/// Reads the page behind a place.
+pub(crate) async fn page(
+    connection: &mut PgConnection,
+    request: &PageRequest,
+    place: Place,
+    encoding: Encoding,
+) -> Result<EventPage, sqlx::Error> {
+    let search = Search {
+        request,
+        place,
+        encoding,
+    };
+    let rows = match search.rows(&mut *connection, true).await {
+        // The server cannot send one of the rows: all come without body, headers and type.
+        Err(failure) if error::is_data(&failure) => search.rows(&mut *connection, false).await,
+        rows => rows,
+    }?;
+
+    let events = rows.iter().map(|row| copy(&request.queue, row));
+    let events = events.collect::<Result<Vec<EventCopy>, _>>()?;
+    let last = match rows.last() {
+        Some(row) if events.len() >= limit(request) => Some(Place::of(row, search.is_dead())?),
+        // It is not full: it ends where the search ended.
+        _ => search.end(connection).await?,
+    };
+    Ok(EventPage::new(events, last.map(Place::cursor)))
+}
+
+fn limit(request: &PageRequest) -> usize {
+    request.limit.max(1)
+}
+
+struct Search<'a> {
+    request: &'a PageRequest,
+    place: Place,
+    encoding: Encoding,
+}
+
+impl Search<'_> {
+    fn is_dead(&self) -> bool {
+        self.request.state == EventState::Dead
+    }
+
+    /// The rows behind the place, in order, as many as may be looked at. `$1` and `$2` are the place.
+    fn scanned(&self, columns: &str, last: &str) -> String {
+        let queue = &self.request.queue;
+        if self.is_dead() {
+            return format!(
+                "SELECT {columns} FROM {} q WHERE q.msg_id > $2 AND $1::timestamptz IS NULL
+                 ORDER BY q.msg_id {last}",
+                sql::dead_table(queue)
+            );
+        }
+
+        let due = match self.request.state {
+            EventState::Ready => "q.vt <= statement_timestamp()",
+            _ => "q.vt > statement_timestamp()",
+        };
+        // The index is read from the first condition on.
+        format!(
+            "SELECT {columns} FROM {} q
+             WHERE {due} AND q.vt >= coalesce($1::timestamptz, '-infinity')
+               AND (q.vt, q.msg_id) > (coalesce($1::timestamptz, '-infinity'), $2)
+             ORDER BY q.vt, q.msg_id {last}",
+            sql::table(queue)
+        )
+    }
+
+    fn order(&self) -> &'static str {
+        match self.is_dead() {
+            true => "q.msg_id",
+            false => "q.vt, q.msg_id",
+        }
+    }
+
+    async fn rows(
+        &self,
+        connection: &mut PgConnection,
+        reads: bool,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let statement = self.statement(reads);
+        let limit = i64::try_from(limit(self.request)).unwrap_or(i64::MAX);
+        // A cached plan may date from when the table was empty: this one is made for each call.
+        let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
+        let query = self.bind_place(query).bind(limit);
+        self.bind_filter(query).fetch_all(connection).await
+    }
+
+    fn bind_place<'q>(
+        &self,
+        query: Query<'q, Postgres, PgArguments>,
+    ) -> Query<'q, Postgres, PgArguments> {
+        query.bind(self.place.due).bind(self.place.id)
+    }
+
+    fn bind_filter<'q>(
+        &self,
+        query: Query<'q, Postgres, PgArguments>,
+    ) -> Query<'q, Postgres, PgArguments> {
+        let EventFilter {
+            event_type,
+            key,
+            handler,
+            error,
+            stored_after,
+            stored_before,
+            ..
+        } = &self.request.filter;
+        let handler = handler.as_ref().map(|handler| {
+            let mark = format!("ezq-h:{handler}");
+            self.encoding.name(&mark).into_owned()
+        });
+        query
+            .bind(event_type.clone())
+            .bind(key.clone())
+            .bind(handler)
+            .bind(
+                error
+                    .as_deref()
+                    .map(|text| self.encoding.text(text).into_owned()),
+            )
+            .bind(*stored_after)
+            .bind(*stored_before)
+    }
+
+    /// The events on the page. The search goes on only until the page is full.
+    fn statement(&self, reads: bool) -> String {
+        let is_dead = self.is_dead();
+        let place = if is_dead { "d" } else { "q" };
+        let scan = self.request.scan.max(1);
+        let columns = "q.msg_id, q.vt, q.read_ct, q.enqueued_at, q.message, q.headers";
+        let scanned = self.scanned(columns, &format!("LIMIT {scan}"));
+        let at = sql::bounded(if is_dead { "q.enqueued_at" } else { "q.vt" });
+        let enqueued_at = sql::bounded("q.enqueued_at");
+        let event_type = sql::event_type("q.message", "q.headers");
+        let (told_type, headers, body) = match reads {
+            true => (event_type.as_str(), "q.headers::text", "q.message::text"),
+            false => ("NULL::text", "NULL::text", "NULL::text"),
+        };
+        let conditions = self.conditions(&event_type);
+        let order = self.order();
+
+        format!(
+            "SELECT '{place}' AS place, q.msg_id, q.read_ct, {enqueued_at} AS enqueued_at, {at} AS at,
+                    {told_type} AS event_type, {headers} AS headers, {body} AS body,
+                    statement_timestamp() AS now
+             FROM ({scanned}) q WHERE {conditions} ORDER BY {order} LIMIT $3"
+        )
+    }
+
+    /// The conditions on a row: its state, as far as the order does not tell it, and the filter's.
+    fn conditions(&self, event_type: &str) -> String {
+        let returned = sql::returned("q.headers");
+        let state = match self.request.state {
+            EventState::Leased => format!("q.read_ct > 0 AND {returned} < q.read_ct"),
+            EventState::Retrying => format!("q.read_ct > 0 AND {returned} >= q.read_ct"),
+            EventState::Scheduled => "q.read_ct = 0".to_owned(),
+            _ => "true".to_owned(),
+        };
+        let newest = "(h.value #>> '{errors,-1,error}')";
+        let marks =
+            "SELECT FROM jsonb_each(CASE jsonb_typeof(q.headers) WHEN 'object' THEN q.headers
+                       ELSE '{}'::jsonb END) h WHERE starts_with(h.key, 'ezq-h:')";
+
+        format!(
+            "{state}
+             AND ($4::text IS NULL OR {event_type} = $4)
+             AND ($5::text IS NULL OR q.headers ->> 'x-pgmq-group'::text = $5)
+             AND ($6::text IS NULL OR coalesce(q.headers -> $6 ->> 'state'::text, 'done') <> 'done')
+             AND ($7::text IS NULL
+                  OR position($7 IN coalesce(q.headers #>> '{{ezq-dead,reason,error}}', '')) > 0
+                  OR EXISTS ({marks} AND position($7 IN coalesce({newest}, '')) > 0))
+             AND ($8::timestamptz IS NULL OR q.enqueued_at >= $8)
+             AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)"
+        )
+    }
+
+    /// Where the search ended, if there may be more behind.
+    async fn end(&self, connection: &mut PgConnection) -> Result<Option<Place>, sqlx::Error> {
+        let scan = self.request.scan.max(1);
+        let at = sql::bounded(if self.is_dead() {
+            "q.enqueued_at"
+        } else {
+            "q.vt"
+        });
+        let columns = format!("q.msg_id, {at} AS at");
+        let statement = self.scanned(&columns, &format!("OFFSET {} LIMIT 1", scan - 1));
+        let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
+        let row = self.bind_place(query).fetch_optional(connection).await?;
+        row.map(|row| Place::of(&row, self.is_dead())).transpose()
+    }
+}

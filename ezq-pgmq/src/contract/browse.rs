@@ -1,0 +1,21 @@
+//! Browsing, on the connection for rare calls.
+
+use async_trait::async_trait;
+use ezq_core::Result;
+use ezq_core::engine::{Browse, EventPage, PageRequest};
+
+use crate::admin::browse::{self, Place};
+use crate::connection::dedicated::call;
+use crate::engine::PgmqEngine;
+
+#[async_trait]
+impl Browse for PgmqEngine {
+    async fn page(&self, request: &PageRequest) -> Result<EventPage> {
+        let place = Place::of_request(request)?;
+        let encoding = self.encoding();
+        call!(self.inner.connections.control, |connection| browse::page(
+            connection, request, place, encoding
+        ))?
+        .map_err(|failure| self.failed(failure, &request.queue))
+    }
+}
