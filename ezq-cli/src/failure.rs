@@ -1,0 +1,91 @@
+//! Why a command failed, and the exit code that says so.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use ezq::error::error_chain;
+use ezq::{Error, ErrorKind};
+
+use crate::output::Output;
+use crate::text::visible;
+
+/// The exit codes, as docs/cli.md promises them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code {
+    /// Whoever reads the output has closed it: nothing is wrong.
+    ReaderGone = 0,
+    Error = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: Code,
+    text: String,
+}
+
+impl Failure {
+    /// Something went wrong.
+    pub(crate) fn error(text: impl Into<String>) -> Self {
+        Self::new(Code::Error, text)
+    }
+
+    /// The command line, or a file that it names, is wrong.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::new(Code::Usage, text)
+    }
+
+    /// What the command names does not exist.
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, text)
+    }
+
+    /// Nobody confirmed what the command would destroy.
+    pub(crate) fn refused(text: impl Into<String>) -> Self {
+        Self::new(Code::Refused, text)
+    }
+
+    fn new(code: Code, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { code, text }
+    }
+
+    /// Prints the failure to stderr, and gives its exit code.
+    pub(crate) fn report(&self, output: Output) -> ExitCode {
+        if self.code != Code::ReaderGone {
+            let label = output.red("error:");
+            // Nobody is left to be told that stderr is closed.
+            let _ = writeln!(io::stderr().lock(), "{label} {}", visible(&self.text));
+        }
+        ExitCode::from(self.code as u8)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing => Code::NotFound,
+            ErrorKind::Configuration
+            | ErrorKind::InvalidEvent
+            | ErrorKind::InvalidPattern
+            | ErrorKind::InvalidQueueName
+            | ErrorKind::ReservedHeader => Code::Usage,
+            _ => Code::Error,
+        };
+        Self::new(code, error_chain(&error))
+    }
+}
+
+/// Writing to stdout failed.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::BrokenPipe => Code::ReaderGone,
+            _ => Code::Error,
+        };
+        Self::new(code, format!("cannot write the output: {error}"))
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line of ezq, `ezq NOUN VERB`: an operator's view of the queues of a database.
+//!
+//! Every command calls the library; none has a statement of its own. What a command answers goes to
+//! stdout, and everything else to stderr.
+//!
+//! | to see | open |
+//! |---|---|
+//! | the options of every command | `arguments.rs` |
+//! | which database a command uses, and how it connects | `session.rs`, `contexts.rs` |
+//! | tables, JSON and colours | `output.rs`, `text.rs` |
+//! | what a failure says, and its exit code | `failure.rs` |
+//! | what is asked before something is destroyed | `confirmation.rs` |
+//! | the commands | `queues.rs`, `dead_letters.rs` with `letters.rs` |
+
+mod arguments;
+mod confirmation;
+mod contexts;
+mod dead_letters;
+mod failure;
+mod letters;
+mod names;
+mod output;
+mod queues;
+mod session;
+mod text;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Noun};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            // Whoever closed the stream does not read it.
+            let _ = usage.print();
+            return u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+
+    let output = Output::new(&arguments.global);
+    session::log(&arguments.global);
+    match run(arguments, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(output),
+    }
+}
+
+fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
+    let Arguments { global, noun } = arguments;
+    let session = Session::new(global, output);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::error(format!("the program cannot start: {error}")))?;
+
+    runtime.block_on(async {
+        match noun {
+            Noun::Queue(verb) => queues::run(&session, verb).await,
+            Noun::Dlq(verb) => dead_letters::run(&session, verb).await,
+        }
+    })
+}

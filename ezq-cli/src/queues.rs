@@ -1,0 +1,370 @@
+//! `ezq queue`: what queues hold, and what an operator does to them.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use ezq::admin::{Count, Pause, QueueSummary};
+use ezq::engine::Engine as _;
+use ezq::message::IntoQueueName as _;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::confirmation::confirm;
+use crate::failure::Failure;
+use crate::names;
+use crate::output::Row;
+use crate::session::{Access, Session};
+use crate::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueVerb {
+    /// List all queues with what they hold. Counts stop at 10,000
+    List,
+
+    /// Show what one queue holds, and its pauses
+    Show {
+        /// Its name
+        queue: String,
+    },
+
+    /// Create a queue, and PGMQ where it is missing
+    Create {
+        /// Its name
+        queue: String,
+    },
+
+    /// Pause a queue, or one handler of it, in every process
+    Pause {
+        /// Its name
+        queue: String,
+        /// Pause only this handler
+        #[arg(long, value_name = "NAME")]
+        handler: Option<String>,
+        /// Who pauses it [default: the user of this machine]
+        #[arg(long, value_name = "WHO")]
+        by: Option<String>,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+
+    /// End a pause. Paused handlers of a resumed queue stay paused
+    Resume {
+        /// Its name
+        queue: String,
+        /// Resume only this handler
+        #[arg(long, value_name = "NAME")]
+        handler: Option<String>,
+    },
+
+    /// Delete every event of a queue, also those being handled. Dead letters stay
+    Purge {
+        /// Its name
+        queue: String,
+    },
+}
+
+pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failure> {
+    match verb {
+        QueueVerb::List => list(session).await,
+        QueueVerb::Show { queue } => show(session, &queue).await,
+        QueueVerb::Create { queue } => create(session, &queue).await,
+        QueueVerb::Pause {
+            queue,
+            handler,
+            by,
+            reason,
+        } => pause(session, &queue, handler.as_deref(), by, reason).await,
+        QueueVerb::Resume { queue, handler } => resume(session, &queue, handler.as_deref()).await,
+        QueueVerb::Purge { queue } => purge(session, &queue).await,
+    }
+}
+
+async fn list(session: &Session) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Read).await?;
+    let found = ezq.queues().list().await?;
+    ezq.close().await;
+
+    let rows: Vec<QueueRow<'_>> = found.iter().map(QueueRow::of).collect();
+    let hint = "no queues: `ezq queue create NAME` creates one";
+    session.output.list(&rows, hint)
+}
+
+async fn show(session: &Session, queue: &str) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Read).await?;
+    let queue = names::queue(&ezq, queue).await?;
+    let found = ezq.queues().get(&queue).await?;
+    ezq.close().await;
+
+    let row = QueueRow::of(&found);
+    let mut fields = vec![
+        ("queue", row.queue.to_owned()),
+        ("ready", found.ready.to_string()),
+        ("leased", found.leased.to_string()),
+        ("retrying", found.retrying.to_string()),
+        ("scheduled", found.scheduled.to_string()),
+        ("dead", found.dead.to_string()),
+        ("oldest", row.oldest()),
+    ];
+    fields.extend(row.pauses.iter().map(|pause| ("paused", pause.to_string())));
+    session.output.show(&row, &fields)
+}
+
+async fn create(session: &Session, queue: &str) -> Result<(), Failure> {
+    let queue = queue.into_queue_name()?;
+    let ezq = session.connect(Access::Create).await?;
+    let exists = ezq.queues().names().await?.contains(&queue);
+    let is_created = !exists && !session.global.dry_run;
+    if is_created {
+        ezq.pgmq().ensure_queue(&queue).await?;
+    }
+    ezq.close().await;
+
+    let text = match (exists, is_created) {
+        (true, _) => format!("the queue `{queue}` exists already"),
+        (false, true) => format!("created the queue `{queue}`"),
+        (false, false) => format!("would create the queue `{queue}`"),
+    };
+    let answer =
+        json!({"queue": queue.as_str(), "created": is_created, "dry_run": session.global.dry_run});
+    session.output.done(&answer, text)
+}
+
+async fn pause(
+    session: &Session,
+    queue: &str,
+    handler: Option<&str>,
+    by: Option<String>,
+    reason: Option<String>,
+) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Change).await?;
+    let queue = names::queue(&ezq, queue).await?;
+    let what = target(queue.as_str(), handler);
+
+    let mut request = match handler {
+        None => ezq.queues().pause(&queue),
+        Some(handler) => ezq.queues().pause_handler(&queue, handler),
+    };
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    if let Some(who) = by.or(user) {
+        request = request.by(who);
+    }
+    if let Some(reason) = reason {
+        request = request.reason(reason);
+    }
+    let is_changed = match session.global.dry_run {
+        true => !is_paused(&ezq, &queue, handler).await?,
+        false => request.await?,
+    };
+    ezq.close().await;
+
+    let text = match (is_changed, session.global.dry_run) {
+        (true, false) => format!("paused {what}"),
+        (true, true) => format!("would pause {what}"),
+        (false, _) => format!("{what} is paused already"),
+    };
+    changed(session, queue.as_str(), handler, is_changed, text)
+}
+
+async fn resume(session: &Session, queue: &str, handler: Option<&str>) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Change).await?;
+    let name = queue.into_queue_name()?;
+    let what = target(name.as_str(), handler);
+
+    let is_changed = match (session.global.dry_run, handler) {
+        (true, _) => is_paused(&ezq, &name, handler).await?,
+        (false, None) => ezq.queues().resume(&name).await?,
+        (false, Some(handler)) => ezq.queues().resume_handler(&name, handler).await?,
+    };
+    // A queue that was dropped while it was paused can be resumed, so this is asked last.
+    if !is_changed {
+        names::queue(&ezq, &name).await?;
+    }
+    ezq.close().await;
+
+    let text = match (is_changed, session.global.dry_run) {
+        (true, false) => format!("resumed {what}"),
+        (true, true) => format!("would resume {what}"),
+        (false, _) => format!("{what} is not paused"),
+    };
+    changed(session, name.as_str(), handler, is_changed, text)
+}
+
+async fn is_paused(
+    ezq: &ezq::Ezq,
+    queue: &ezq::QueueName,
+    handler: Option<&str>,
+) -> Result<bool, Failure> {
+    let pauses = ezq.queues().pauses().await?;
+    Ok(pauses.iter().any(|pause| {
+        let paused = pause.target.handler.as_ref();
+        pause.target.queue == *queue && paused.map(|name| name.as_str()) == handler
+    }))
+}
+
+fn changed(
+    session: &Session,
+    queue: &str,
+    handler: Option<&str>,
+    is_changed: bool,
+    text: String,
+) -> Result<(), Failure> {
+    let dry_run = session.global.dry_run;
+    let answer = json!({
+        "queue": queue, "handler": handler, "changed": is_changed && !dry_run, "dry_run": dry_run,
+    });
+    session.output.done(&answer, text)
+}
+
+fn target(queue: &str, handler: Option<&str>) -> String {
+    match handler {
+        None => format!("the queue `{queue}`"),
+        Some(handler) => format!("the handler `{handler}` of the queue `{queue}`"),
+    }
+}
+
+async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
+    let dry_run = session.global.dry_run;
+    let ezq = session.connect(Access::Change).await?;
+    let queue = names::queue(&ezq, queue).await?;
+    let found = ezq.stats(&queue).await?;
+    let later = found.in_progress.saturating_add(found.scheduled);
+    let total = found.ready.saturating_add(later);
+
+    let purged = match dry_run {
+        true => total,
+        false => {
+            let what = format!("this deletes {total} events of the queue `{queue}`");
+            confirm(session, &what, queue.as_str())?;
+            ezq.purge(&queue).await?
+        }
+    };
+    ezq.close().await;
+
+    let verb = if dry_run { "would delete" } else { "deleted" };
+    let events = text::counted(usize::try_from(purged).unwrap_or(usize::MAX), "event");
+    let answer = json!({"queue": queue.as_str(), "purged": purged, "dry_run": dry_run});
+    session
+        .output
+        .done(&answer, format!("{verb} {events} of the queue `{queue}`"))
+}
+
+/// What a queue holds, as `--json` prints it.
+#[derive(Serialize)]
+struct QueueRow<'a> {
+    queue: &'a str,
+    at: DateTime<Utc>,
+    ready: u64,
+    leased: u64,
+    retrying: u64,
+    scheduled: u64,
+    dead: u64,
+    /// The counts that stopped, because there are more.
+    capped: Vec<&'static str>,
+    oldest_claimable_seconds: Option<f64>,
+    is_paused: bool,
+    pauses: Vec<PauseRow<'a>>,
+    #[serde(skip)]
+    shown: [String; 5],
+}
+
+#[derive(Serialize)]
+struct PauseRow<'a> {
+    handler: Option<&'a str>,
+    since: DateTime<Utc>,
+    by: &'a str,
+    reason: Option<&'a str>,
+}
+
+impl<'a> QueueRow<'a> {
+    fn of(found: &'a QueueSummary) -> Self {
+        let counts: [(&'static str, Count); 5] = [
+            ("ready", found.ready),
+            ("leased", found.leased),
+            ("retrying", found.retrying),
+            ("scheduled", found.scheduled),
+            ("dead", found.dead),
+        ];
+        let capped = counts.iter().filter(|(_, count)| count.is_capped);
+
+        Self {
+            queue: found.queue.as_str(),
+            at: found.at,
+            ready: found.ready.value,
+            leased: found.leased.value,
+            retrying: found.retrying.value,
+            scheduled: found.scheduled.value,
+            dead: found.dead.value,
+            capped: capped.map(|(name, _)| *name).collect(),
+            oldest_claimable_seconds: found.oldest_claimable.map(|age| age.as_secs_f64()),
+            is_paused: found.is_paused(),
+            pauses: found.pauses.iter().map(PauseRow::of).collect(),
+            shown: counts.map(|(_, count)| count.to_string()),
+        }
+    }
+
+    fn oldest(&self) -> String {
+        let age = self.oldest_claimable_seconds.map(Duration::from_secs_f64);
+        age.map_or_else(|| "-".to_owned(), text::duration)
+    }
+
+    fn state(&self) -> String {
+        let handlers: Vec<&str> = self
+            .pauses
+            .iter()
+            .filter_map(|pause| pause.handler)
+            .collect();
+        match (self.is_paused, handlers.is_empty()) {
+            (true, _) => "paused".to_owned(),
+            (false, true) => "-".to_owned(),
+            (false, false) => format!("paused: {}", handlers.join(", ")),
+        }
+    }
+}
+
+impl Row for QueueRow<'_> {
+    const COLUMNS: &'static [&'static str] = &[
+        "QUEUE",
+        "READY",
+        "LEASED",
+        "RETRYING",
+        "SCHEDULED",
+        "DEAD",
+        "OLDEST",
+        "STATE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.queue.to_owned()];
+        cells.extend(self.shown.iter().cloned());
+        cells.extend([self.oldest(), self.state()]);
+        cells
+    }
+}
+
+impl<'a> PauseRow<'a> {
+    fn of(pause: &'a Pause) -> Self {
+        let handler = pause.target.handler.as_ref();
+        Self {
+            handler: handler.map(|name| name.as_str()),
+            since: pause.since,
+            by: &pause.by,
+            reason: pause.reason.as_deref(),
+        }
+    }
+}
+
+impl std::fmt::Display for PauseRow<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(handler) = self.handler {
+            write!(f, "the handler `{handler}`, ")?;
+        }
+        let since = text::time(self.since);
+        write!(f, "since {since} by {}", self.by)?;
+        match self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}

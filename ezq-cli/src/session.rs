@@ -1,0 +1,99 @@
+//! One run of the program: its options, and the database that it works on.
+
+use std::io;
+
+use ezq::Ezq;
+use ezq::pgmq::PgmqConfig;
+use tracing::level_filters::LevelFilter;
+
+use crate::arguments::Global;
+use crate::contexts;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// What a command may do to the schema of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nothing.
+    Read,
+    /// Create tables of ezq's own where ezq already works. A database without PGMQ is the wrong one.
+    Change,
+    /// Install PGMQ as well.
+    Create,
+}
+
+/// The options of a run, and where it prints.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+}
+
+impl Session {
+    pub(crate) fn new(global: Global, output: Output) -> Self {
+        Self { global, output }
+    }
+
+    /// Connects to the database.
+    pub(crate) async fn connect(&self, access: Access) -> Result<Ezq, Failure> {
+        let url = self.database_url()?;
+        // A wrong URL is the user's mistake, a server that does not answer is none.
+        PgmqConfig::url(&url)?;
+
+        // A dry run creates no tables either.
+        let access = match self.global.dry_run {
+            true => Access::Read,
+            false => access,
+        };
+        if access == Access::Change {
+            self.open(&url, false).await?.close().await;
+        }
+        self.open(&url, access != Access::Read).await
+    }
+
+    async fn open(&self, url: &str, may_create: bool) -> Result<Ezq, Failure> {
+        let mut builder = Ezq::builder()
+            .without_discovered_handlers()
+            .database_url(url);
+        if !may_create {
+            builder = builder.manage_schema(false);
+        }
+        Ok(builder.connect().await?)
+    }
+
+    fn database_url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.global.database_url {
+            return Ok(url.clone());
+        }
+        if let Some(name) = &self.global.context {
+            return contexts::url(&self.global, name, self.output);
+        }
+
+        ["EZQ_DATABASE_URL", "DATABASE_URL"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
+            .ok_or_else(|| {
+                Failure::usage(
+                    "no database is named: use `--database-url`, `--context`, or the variable \
+                     EZQ_DATABASE_URL or DATABASE_URL",
+                )
+            })
+    }
+}
+
+/// Logs to stderr: errors only with `--quiet`, and more with each `--verbose`.
+pub(crate) fn log(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::WARN,
+        (false, 1) => LevelFilter::INFO,
+        (false, _) => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,161 @@
+//! Wrong databases, wrong roles, and hostile names.
+
+use ezq::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
+use ezq::testing::TestDatabase;
+use serde_json::json;
+
+use crate::program::{bury, command, create, ezq, publish, publisher, run};
+
+#[test]
+fn a_wrong_url_is_wrong_usage_and_its_password_is_not_shown() {
+    for url in [
+        "postgres://ada:hunter2@db.example.com:port/shop",
+        "mysql://ada:hunter2@db.example.com/shop",
+        "ada:hunter2@db.example.com",
+        "postgres://ada:hunter2@db.example.com/shop?sslmode=perhaps",
+    ] {
+        let ran = run(command(&["queue", "list", "-vv"]).env("EZQ_DATABASE_URL", url));
+        ran.fails(2, "error: ");
+        assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_an_error_and_no_password_is_shown() {
+    let url = "postgres://ada:hunter2@127.0.0.1:1/shop";
+    let ran = run(&mut command(&[
+        "-vv",
+        "queue",
+        "list",
+        "--database-url",
+        url,
+    ]));
+    ran.fails(1, "127.0.0.1");
+    assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
+}
+
+#[ezq::test]
+async fn a_missing_database_is_named(database: TestDatabase) {
+    let url = database.url().replace("ezq_test_", "no_such_");
+    ezq(&url, &["queue", "list"]).fails(1, "no_such_");
+}
+
+#[ezq::test]
+async fn a_role_that_does_not_exist_is_refused(database: TestDatabase) {
+    let url = database.url().replace("postgres@", "nobody:hunter2@");
+    let ran = ezq(&url, &["queue", "list"]);
+    ran.fails(1, "nobody");
+    assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
+}
+
+#[ezq::test]
+async fn nothing_is_created_by_looking_or_in_a_wrong_database(database: TestDatabase) {
+    let url = database.url();
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    execute(
+        &mut admin,
+        "drop schema if exists ezq cascade; drop schema pgmq cascade",
+    )
+    .await;
+
+    for arguments in [
+        &["queue", "list"][..],
+        &["queue", "pause", "orders"],
+        &["queue", "purge", "orders", "--yes"],
+        &["queue", "create", "orders", "--dry-run"],
+        &["dlq", "list", "orders"],
+        &["dlq", "redrive", "orders", "--all"],
+    ] {
+        ezq(&url, arguments).fails(1, "PGMQ");
+    }
+    assert_eq!(schemas(&mut admin).await, 0);
+
+    ezq(&url, &["queue", "create", "orders"]).is(0, "", "created the queue `orders`\n");
+    assert!(schemas(&mut admin).await > 0);
+}
+
+#[ezq::test]
+async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDatabase) {
+    bury(&database, "orders", &[("order.paid", "no such account")]).await;
+    publish(&publisher(&database).await, "orders", "order.paid", "{}").await;
+    let url = database.url();
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    // The name is the server's, and tests share that.
+    let role = format!("reader_{}", std::process::id());
+    execute(
+        &mut admin,
+        &format!(
+            "create role {role} login; grant usage on schema pgmq to {role};
+             grant select on all tables in schema pgmq to {role}"
+        ),
+    )
+    .await;
+
+    let reader = url.replace("postgres@", &format!("{role}@"));
+    assert_eq!(ezq(&reader, &["queue", "list"]).code, 0);
+    assert_eq!(
+        ezq(&reader, &["dlq", "list", "orders", "--json"])
+            .objects()
+            .len(),
+        1
+    );
+    for arguments in [
+        &["queue", "create", "invoices"][..],
+        &["queue", "pause", "orders"],
+        &["queue", "purge", "orders", "--yes"],
+        &["dlq", "redrive", "orders", "--all"],
+        &["dlq", "discard", "orders", "--all", "--yes"],
+    ] {
+        ezq(&reader, arguments).fails(1, "error: ");
+    }
+    let left = ezq(&url, &["queue", "show", "orders", "--json"]).objects();
+    assert_eq!(
+        (&left[0]["ready"], &left[0]["dead"]),
+        (&json!(1), &json!(1))
+    );
+
+    execute(
+        &mut admin,
+        &format!("drop owned by {role}; drop role {role}"),
+    )
+    .await;
+}
+
+#[ezq::test]
+async fn hostile_names_are_refused_or_kept_as_they_are(database: TestDatabase) {
+    let url = database.url();
+    create(&publisher(&database).await, "orders").await;
+    for name in ["o'rders", "a%b", "<b>", "ördérs", "a;drop table x", "", " "] {
+        for verb in ["show", "create", "pause"] {
+            let ran = ezq(&url, &["queue", verb, name]);
+            ran.fails(2, "error: ");
+        }
+    }
+
+    for handler in ["o'mail", "100%", "<b>", "ünï \u{1f980}", "--"] {
+        let paused = ezq(
+            &url,
+            &["queue", "pause", "orders", &format!("--handler={handler}")],
+        );
+        assert_eq!(paused.code, 0, "{paused:?}");
+        let shown = ezq(&url, &["queue", "show", "orders", "--json"]).objects();
+        let pauses = shown[0]["pauses"].as_array().unwrap();
+        assert!(
+            pauses.iter().any(|pause| pause["handler"] == handler),
+            "{shown:?}"
+        );
+    }
+}
+
+async fn execute(admin: &mut PgConnection, statement: &str) {
+    let statement = sqlx::raw_sql(AssertSqlSafe(statement));
+    statement.execute(admin).await.unwrap();
+}
+
+async fn schemas(admin: &mut PgConnection) -> i64 {
+    let statement = "select count(*) from pg_namespace where nspname in ('ezq', 'pgmq')";
+    sqlx::query_scalar(statement)
+        .fetch_one(admin)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,9 @@
+//! Tests of the program `ezq`: each runs it as a user does, on a database of the test's own.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod dead_letters;
+mod faults;
+mod frame;
+mod page;
+mod program;
+mod queues;
