@@ -5,8 +5,15 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::captures::CaptureVerb;
+use crate::consumers::ConsumerVerb;
 use crate::dead_letters::DeadLetterVerb;
+use crate::events::EventVerb;
+use crate::migrations::MigrateVerb;
 use crate::queues::QueueVerb;
+use crate::replays::ReplayVerb;
+use crate::schedules::ScheduleVerb;
+use crate::subscriptions::SubscriptionVerb;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 refused without confirmation.
@@ -77,7 +84,39 @@ pub(crate) enum Noun {
     #[command(subcommand)]
     Queue(QueueVerb),
 
+    /// Events: publishing one, and what became of it
+    #[command(subcommand)]
+    Event(EventVerb),
+
     /// Dead letters: events that were given up
     #[command(subcommand)]
     Dlq(DeadLetterVerb),
+
+    /// Schedules: when they fire, and whether they are paused
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
+
+    /// Consumers: who runs where
+    #[command(subcommand)]
+    Consumer(ConsumerVerb),
+
+    /// Subscriptions: which queues get copies of which broadcast events
+    #[command(subcommand)]
+    Subscription(SubscriptionVerb),
+
+    /// Captures: tables whose changes are events
+    #[command(subcommand)]
+    Capture(CaptureVerb),
+
+    /// Replays: archived events, published again
+    #[command(subcommand)]
+    Replay(ReplayVerb),
+
+    /// The SQL with which an administrator prepares a database
+    #[command(subcommand)]
+    Migrate(MigrateVerb),
+
+    /// Start a development Postgres, print its URL, and keep it until Ctrl-C
+    #[cfg(feature = "embedded")]
+    Dev,
 }

@@ -57,8 +57,10 @@ impl Failure {
     pub(crate) fn report(&self, output: Output) -> ExitCode {
         if self.code != Code::ReaderGone {
             let label = output.red("error:");
+            // Some errors hold a script that mends them, which has lines.
+            let lines: Vec<_> = self.text.lines().map(visible).collect();
             // Nobody is left to be told that stderr is closed.
-            let _ = writeln!(io::stderr().lock(), "{label} {}", visible(&self.text));
+            let _ = writeln!(io::stderr().lock(), "{label} {}", lines.join("\n"));
         }
         ExitCode::from(self.code as u8)
     }

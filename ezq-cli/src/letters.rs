@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use ezq::engine::DeadLetter;
 use ezq::message::Reason;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::body::Body;
 use crate::output::Row;
 use crate::text;
 
@@ -32,14 +32,6 @@ pub(crate) struct WholeLetter<'a> {
     letter: Letter<'a>,
     headers: &'a Map<String, Value>,
     body: Body<'a>,
-}
-
-/// A body as it is stored, which is JSON. It is not read, so no number in it is rounded.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Body<'a> {
-    Json(&'a RawValue),
-    Text(&'a str),
 }
 
 impl<'a> Letter<'a> {
@@ -95,10 +87,7 @@ impl<'a> WholeLetter<'a> {
         Self {
             letter: Letter::of(queue, letter),
             headers: letter.headers.as_object(),
-            body: match serde_json::from_str(&letter.body) {
-                Ok(json) => Body::Json(json),
-                Err(_) => Body::Text(&letter.body),
-            },
+            body: Body::of(&letter.body),
         }
     }
 
@@ -107,10 +96,6 @@ impl<'a> WholeLetter<'a> {
         let letter = &self.letter;
         let attempts = letter.reason.map(|reason| reason.attempts.to_string());
         let headers = serde_json::to_string(self.headers).unwrap_or_default();
-        let body = match self.body {
-            Body::Json(json) => json.get(),
-            Body::Text(text) => text,
-        };
 
         vec![
             ("id", letter.id.clone()),
@@ -124,7 +109,7 @@ impl<'a> WholeLetter<'a> {
             ("attempts", Letter::shown(attempts.as_ref())),
             ("error", letter.error().to_owned()),
             ("headers", headers),
-            ("body", body.to_owned()),
+            ("body", self.body.text().to_owned()),
         ]
     }
 }

@@ -10,18 +10,28 @@
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | `queues.rs`, `dead_letters.rs` with `letters.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs` |
 
 mod arguments;
+mod body;
+mod captures;
 mod confirmation;
+mod consumers;
 mod contexts;
 mod dead_letters;
+#[cfg(feature = "embedded")]
+mod dev;
+mod events;
 mod failure;
 mod letters;
+mod migrations;
 mod names;
 mod output;
 mod queues;
+mod replays;
+mod schedules;
 mod session;
+mod subscriptions;
 mod text;
 mod values;
 
@@ -63,7 +73,16 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     runtime.block_on(async {
         match noun {
             Noun::Queue(verb) => queues::run(&session, verb).await,
+            Noun::Event(verb) => events::run(&session, verb).await,
             Noun::Dlq(verb) => dead_letters::run(&session, verb).await,
+            Noun::Schedule(verb) => schedules::run(&session, verb).await,
+            Noun::Consumer(verb) => consumers::run(&session, verb).await,
+            Noun::Subscription(verb) => subscriptions::run(&session, verb).await,
+            Noun::Capture(verb) => captures::run(&session, verb).await,
+            Noun::Replay(verb) => replays::run(&session, verb).await,
+            Noun::Migrate(verb) => migrations::run(&session, verb),
+            #[cfg(feature = "embedded")]
+            Noun::Dev => dev::run(&session).await,
         }
     })
 }

@@ -105,6 +105,25 @@ impl Output {
         Ok(())
     }
 
+    /// Prints a text as data.
+    pub(crate) fn data(self, text: &impl Display) -> Result<(), Failure> {
+        if self.is_json {
+            return Ok(());
+        }
+        let mut stdout = BufWriter::new(io::stdout().lock());
+        for line in text.to_string().lines() {
+            writeln!(stdout, "{}", visible(line))?;
+        }
+        Ok(stdout.flush()?)
+    }
+
+    /// Prints a script as it is: whoever runs it needs every character.
+    pub(crate) fn script(self, text: &str) -> Result<(), Failure> {
+        let mut stdout = BufWriter::new(io::stdout().lock());
+        stdout.write_all(text.as_bytes())?;
+        Ok(stdout.flush()?)
+    }
+
     /// Says something beside the data, unless `--quiet`.
     pub(crate) fn note(self, text: impl Display) {
         if !self.is_quiet {

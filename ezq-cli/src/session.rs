@@ -2,8 +2,8 @@
 
 use std::io;
 
-use ezq::Ezq;
 use ezq::pgmq::PgmqConfig;
+use ezq::{ErrorKind, Ezq, sqlx};
 use tracing::level_filters::LevelFilter;
 
 use crate::arguments::Global;
@@ -36,6 +36,15 @@ impl Session {
 
     /// Connects to the database.
     pub(crate) async fn connect(&self, access: Access) -> Result<Ezq, Failure> {
+        self.connect_as(access, None).await
+    }
+
+    /// Connects to the database in the name of an application.
+    pub(crate) async fn connect_as(
+        &self,
+        access: Access,
+        app: Option<&str>,
+    ) -> Result<Ezq, Failure> {
         let url = self.database_url()?;
         // A wrong URL is the user's mistake, a server that does not answer is none.
         PgmqConfig::url(&url)?;
@@ -46,15 +55,18 @@ impl Session {
             false => access,
         };
         if access == Access::Change {
-            self.open(&url, false).await?.close().await;
+            self.open(&url, app, false).await?.close().await;
         }
-        self.open(&url, access != Access::Read).await
+        self.open(&url, app, access != Access::Read).await
     }
 
-    async fn open(&self, url: &str, may_create: bool) -> Result<Ezq, Failure> {
+    async fn open(&self, url: &str, app: Option<&str>, may_create: bool) -> Result<Ezq, Failure> {
         let mut builder = Ezq::builder()
             .without_discovered_handlers()
             .database_url(url);
+        if let Some(app) = app {
+            builder = builder.app(app);
+        }
         if !may_create {
             builder = builder.manage_schema(false);
         }
@@ -78,6 +90,36 @@ impl Session {
                      EZQ_DATABASE_URL or DATABASE_URL",
                 )
             })
+    }
+}
+
+/// What was read of a table of ezq's own. A table that nobody has created yet holds nothing.
+pub(crate) async fn nothing_if_absent<T>(
+    ezq: &Ezq,
+    table: &str,
+    found: ezq::Result<Vec<T>>,
+) -> Result<Vec<T>, Failure> {
+    match found {
+        // The kind also means that the role may not read the table, and then it holds who knows what.
+        Err(error) if error.kind() == ErrorKind::SchemaMissing => {
+            let statement = "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_class c
+                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                WHERE n.nspname OPERATOR(pg_catalog.=) 'ezq'
+                  AND c.relname OPERATOR(pg_catalog.=) $1::name)";
+            let exists: bool = sqlx::query_scalar(statement)
+                .bind(table)
+                .fetch_one(ezq.pool())
+                .await
+                .map_err(|error| {
+                    Failure::error(format!("the catalogue cannot be read: {error}"))
+                })?;
+            match exists {
+                true => Err(error.into()),
+                false => Ok(Vec::new()),
+            }
+        }
+        found => Ok(found?),
     }
 }
 

@@ -60,6 +60,10 @@ pub(crate) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+pub(crate) fn time_if_any(found: Option<DateTime<Utc>>) -> String {
+    found.map_or_else(|| "-".to_owned(), time)
+}
+
 /// A number and its noun, in the plural where that is right.
 pub(crate) fn counted(number: usize, noun: &str) -> String {
     match number {

@@ -40,6 +40,12 @@ pub(crate) fn time(text: &str) -> Result<DateTime<Utc>, String> {
         })
 }
 
+/// A time, as RFC 3339 writes it.
+pub(crate) fn exact_time(text: &str) -> Result<DateTime<Utc>, String> {
+    text.parse()
+        .map_err(|_| "use a time, as in `2026-01-31T12:00:00Z`".to_owned())
+}
+
 /// The reasons by which a dead letter can be selected.
 const REASONS: [ReasonKind; 8] = [
     ReasonKind::Fatal,

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod dead_letters;
+mod events;
 mod faults;
 mod frame;
+mod others;
 mod page;
 mod program;
 mod queues;

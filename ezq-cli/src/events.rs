@@ -1,0 +1,270 @@
+//! `ezq event`: publishing an event by hand, and what became of one.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use ezq::Envelope;
+use ezq::engine::{CopyState, EventCopy, History};
+use ezq::error::error_chain;
+use ezq::message::{HandlerMark, Reason};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::body::Body;
+use crate::failure::Failure;
+use crate::names;
+use crate::session::{Access, Session};
+use crate::values;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventVerb {
+    /// Publish one event, and print its id
+    Publish(Publish),
+
+    /// Show every stored copy of an event, with its handlers' attempts and errors
+    Show {
+        /// The id of the event, as `publish` and `dlq list --json` print it
+        id: String,
+        /// Look into this queue only
+        #[arg(long, value_name = "QUEUE")]
+        queue: Option<String>,
+    },
+}
+
+/// An event that is written by hand. Without `--type` its JSON is a whole CloudEvent.
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// The queue, which must exist
+    #[arg(long, value_name = "QUEUE")]
+    queue: String,
+    /// The type of the event. Without it, the JSON is a CloudEvent that names its type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// The data as JSON [default: what is piped in]
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
+    /// Who says so, as a URI reference [default: EZQ_APP, else `ezq`]
+    #[arg(long, value_name = "URI")]
+    source: Option<String>,
+    /// What the event is about
+    #[arg(long, value_name = "TEXT")]
+    subject: Option<String>,
+    /// The ordering key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Store nothing if an event with this key was stored within the window
+    #[arg(long, value_name = "KEY")]
+    dedupe_key: Option<String>,
+    /// Let it be due later, such as `5m`
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Let it be due at this time
+    #[arg(long, value_name = "TIME", value_parser = values::exact_time)]
+    at: Option<DateTime<Utc>>,
+}
+
+pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failure> {
+    match verb {
+        EventVerb::Publish(publish) => publish.run(session).await,
+        EventVerb::Show { id, queue } => show(session, &id, queue).await,
+    }
+}
+
+impl Publish {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let text = self.text()?;
+        let ezq = session.connect(Access::Change).await?;
+        let queue = names::queue(&ezq, &self.queue).await?;
+        let envelope = self.envelope(&text, &ezq.config().app)?;
+        let event_id = envelope.id().to_owned();
+        let event_type = envelope.event_type().to_owned();
+
+        let mut request = ezq.publish_envelope(envelope).queue(&queue);
+        if let Some(key) = self.key {
+            request = request.key(key);
+        }
+        if let Some(key) = self.dedupe_key {
+            request = request.dedupe_key(key);
+        }
+        if let Some(delay) = self.delay {
+            request = request.after(delay);
+        }
+        if let Some(at) = self.at {
+            request = request.at(at);
+        }
+
+        if session.global.dry_run {
+            // What cannot be published is refused by this as well.
+            request.prepare()?;
+            ezq.close().await;
+            let answer = json!({
+                "queue": queue.as_str(), "event_id": event_id, "event_type": event_type, "id": null,
+                "is_duplicate": null, "dry_run": true,
+            });
+            let text = format!("would publish `{event_type}` to the queue `{queue}`");
+            return session.output.done(&answer, text);
+        }
+
+        let published = request.await?;
+        ezq.close().await;
+        let answer = json!({
+            "queue": queue.as_str(), "event_id": published.event_id, "event_type": event_type,
+            "id": published.id.to_string(), "is_duplicate": published.is_duplicate, "dry_run": false,
+        });
+        let what = match published.is_duplicate {
+            true => "nothing stored: an event of this dedupe key is",
+            false => "published",
+        };
+        session
+            .output
+            .done(&answer, format!("{what} in the queue `{queue}`"))?;
+        session.output.data(&published.event_id)
+    }
+
+    /// The JSON, from the command line or what is piped in.
+    fn text(&self) -> Result<String, Failure> {
+        if let Some(data) = &self.data {
+            return Ok(data.clone());
+        }
+        const MISSING: &str = "the event has no JSON: give `--data`, or pipe it in";
+        if io::stdin().is_terminal() {
+            return Err(Failure::usage(MISSING));
+        }
+
+        let mut text = String::new();
+        io::stdin()
+            .lock()
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::error(format!("cannot read what is piped in: {error}")))?;
+        match text.trim().is_empty() {
+            true => Err(Failure::usage(MISSING)),
+            false => Ok(text),
+        }
+    }
+
+    fn envelope(&self, text: &str, app: &str) -> Result<Envelope, Failure> {
+        let Some(event_type) = &self.event_type else {
+            if self.source.is_some() || self.subject.is_some() {
+                let text = "`--source` and `--subject` go with `--type`: a CloudEvent has its own";
+                return Err(Failure::usage(text));
+            }
+            return text
+                .parse::<Envelope>()
+                .map_err(|error| Failure::usage(error_chain(&error)));
+        };
+
+        let source = self.source.as_deref().unwrap_or(app);
+        let mut builder = Envelope::builder(event_type, source)
+            .json(text.trim())
+            .map_err(|error| Failure::usage(error_chain(&error)))?;
+        if let Some(subject) = &self.subject {
+            builder = builder.subject(subject);
+        }
+        Ok(builder.build()?)
+    }
+}
+
+async fn show(session: &Session, id: &str, queue: Option<String>) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Read).await?;
+    let history = match queue {
+        None => ezq.history(id).await?,
+        Some(queue) => {
+            let queue = names::queue(&ezq, queue).await?;
+            ezq.history(id).queue(&queue).await?
+        }
+    };
+    ezq.close().await;
+
+    if history.is_empty() && history.unread.is_empty() {
+        return Err(Failure::not_found(history.to_string()));
+    }
+    match session.global.json {
+        true => session.output.lines(&[HistoryRow::of(&history)]),
+        false => session.output.data(&history),
+    }
+}
+
+/// The history of an event, as `--json` prints it.
+#[derive(Serialize)]
+struct HistoryRow<'a> {
+    event_id: &'a str,
+    asked_at: DateTime<Utc>,
+    status: Option<String>,
+    copies: Vec<CopyRow<'a>>,
+    unread: &'a [String],
+}
+
+#[derive(Serialize)]
+struct CopyRow<'a> {
+    queue: &'a str,
+    message_id: String,
+    event_type: Option<&'a str>,
+    published_at: DateTime<Utc>,
+    deliveries: u32,
+    state: &'static str,
+    /// When it is due, its lease ends, or when it was handled or died.
+    state_at: DateTime<Utc>,
+    dead_letter_id: Option<String>,
+    reason: Option<&'a Reason>,
+    replay: Option<&'a str>,
+    was_redriven: bool,
+    handlers: BTreeMap<&'a str, &'a HandlerMark>,
+    body: Option<Body<'a>>,
+}
+
+impl<'a> HistoryRow<'a> {
+    fn of(history: &'a History) -> Self {
+        Self {
+            event_id: &history.event_id,
+            asked_at: history.asked_at,
+            status: history.status().map(|status| status.to_string()),
+            copies: history.copies.iter().map(CopyRow::of).collect(),
+            unread: &history.unread,
+        }
+    }
+}
+
+impl<'a> CopyRow<'a> {
+    fn of(copy: &'a EventCopy) -> Self {
+        let mut letter = None;
+        let mut reason = None;
+        let (state, state_at) = match &copy.state {
+            CopyState::Waiting { due } => ("waiting", *due),
+            CopyState::Leased { until } => ("leased", *until),
+            CopyState::Retrying { due } => ("retrying", *due),
+            CopyState::Archived { at } => ("archived", *at),
+            CopyState::Handled { at } => ("handled", *at),
+            CopyState::Dead {
+                letter: id,
+                at,
+                reason: why,
+            } => {
+                letter = Some(id.to_string());
+                reason = why.as_ref();
+                ("dead", *at)
+            }
+            // A state of a newer library.
+            _ => ("unknown", copy.published_at),
+        };
+        let handlers = copy.handlers.iter();
+
+        Self {
+            queue: copy.queue.as_str(),
+            message_id: copy.message_id.to_string(),
+            event_type: copy.event_type.as_deref(),
+            published_at: copy.published_at,
+            deliveries: copy.deliveries,
+            state,
+            state_at,
+            dead_letter_id: letter,
+            reason,
+            replay: copy.replay.as_deref(),
+            was_redriven: copy.died_before.is_some(),
+            handlers: handlers.map(|(name, mark)| (name.as_str(), mark)).collect(),
+            body: copy.body.as_deref().map(Body::of),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `ezq schedule`: the schedules of every application.
+
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use ezq::Ezq;
+use ezq::admin::ScheduleStatus;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::names;
+use crate::output::Row;
+use crate::session::{Access, Session, nothing_if_absent};
+use crate::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleVerb {
+    /// List all schedules
+    List,
+
+    /// Pause a schedule in every process: its ticks pass unused
+    Pause {
+        /// Its name
+        name: String,
+    },
+
+    /// Resume a schedule, from its next tick on
+    Resume {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(crate) async fn run(session: &Session, verb: ScheduleVerb) -> Result<(), Failure> {
+    match verb {
+        ScheduleVerb::List => list(session).await,
+        ScheduleVerb::Pause { name } => set_paused(session, &name, true).await,
+        ScheduleVerb::Resume { name } => set_paused(session, &name, false).await,
+    }
+}
+
+async fn list(session: &Session) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Read).await?;
+    let found = all(&ezq).await?;
+    ezq.close().await;
+
+    let rows: Vec<ScheduleRow<'_>> = found.iter().map(ScheduleRow::of).collect();
+    session.output.list(&rows, "no schedules")
+}
+
+async fn all(ezq: &Ezq) -> Result<Vec<ScheduleStatus>, Failure> {
+    nothing_if_absent(ezq, "schedules", ezq.schedules()?.list().await).await
+}
+
+async fn set_paused(session: &Session, name: &str, pause: bool) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Change).await?;
+    let found = all(&ezq).await?;
+    let Some(schedule) = found.iter().find(|schedule| schedule.name == name) else {
+        let known = found.iter().map(|schedule| schedule.name.as_str());
+        let text = names::missing("schedule", name, known, "there is no");
+        return Err(Failure::not_found(text));
+    };
+
+    let dry_run = session.global.dry_run;
+    let is_changed = schedule.is_paused != pause;
+    match (is_changed && !dry_run, pause) {
+        (false, _) => {}
+        (true, true) => ezq.schedules()?.pause(name).await?,
+        (true, false) => ezq.schedules()?.resume(name).await?,
+    }
+    ezq.close().await;
+
+    let text = match (is_changed, dry_run, pause) {
+        (false, _, true) => format!("the schedule `{name}` is paused already"),
+        (false, _, false) => format!("the schedule `{name}` is not paused"),
+        (true, true, true) => format!("would pause the schedule `{name}`"),
+        (true, true, false) => format!("would resume the schedule `{name}`"),
+        (true, false, true) => format!("paused the schedule `{name}`"),
+        (true, false, false) => format!("resumed the schedule `{name}`"),
+    };
+    let answer = json!({"schedule": name, "changed": is_changed && !dry_run, "dry_run": dry_run});
+    session.output.done(&answer, text)
+}
+
+/// A schedule, as `--json` prints it.
+#[derive(Serialize)]
+struct ScheduleRow<'a> {
+    schedule: &'a str,
+    application: &'a str,
+    definition: &'a str,
+    next_at: Option<DateTime<Utc>>,
+    last_tick: Option<DateTime<Utc>>,
+    fired_at: Option<DateTime<Utc>>,
+    is_paused: bool,
+}
+
+impl<'a> ScheduleRow<'a> {
+    fn of(found: &'a ScheduleStatus) -> Self {
+        Self {
+            schedule: &found.name,
+            application: &found.application,
+            definition: &found.definition,
+            next_at: found.next_at,
+            last_tick: found.last_tick,
+            fired_at: found.fired_at,
+            is_paused: found.is_paused,
+        }
+    }
+}
+
+impl Row for ScheduleRow<'_> {
+    const COLUMNS: &'static [&'static str] =
+        &["SCHEDULE", "APPLICATION", "WHEN", "NEXT", "LAST", "STATE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.schedule.to_owned(),
+            self.application.to_owned(),
+            self.definition.to_owned(),
+            text::time_if_any(self.next_at),
+            text::time_if_any(self.last_tick),
+            if self.is_paused { "paused" } else { "-" }.to_owned(),
+        ]
+    }
+}

@@ -1,0 +1,303 @@
+//! The other nouns: schedules, consumers, subscriptions, captures, replays, `migrate` and `dev`.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ezq::handler::Handler;
+use ezq::message::Retention;
+use ezq::schedule::Schedule;
+use ezq::sqlx;
+use ezq::testing::TestDatabase;
+use ezq::{AnyEvent, Event};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::program::{command, create, ezq, publish, publisher};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "report.due", queue = "reports")]
+struct ReportDue {}
+
+#[ezq::test]
+async fn schedules_are_listed_paused_and_resumed(database: TestDatabase) {
+    let url = database.url();
+    ezq(&url, &["schedule", "list"]).is(0, "", "no schedules\n");
+    ezq(&url, &["schedule", "pause", "x"]).fails(3, "there is no schedule `x`");
+
+    let builder = database.builder().without_discovered_handlers().app("shop");
+    let hourly = Schedule::every(Duration::from_secs(3_600));
+    let app = builder
+        .schedule("it's hourly", hourly, &ReportDue {})
+        .connect()
+        .await
+        .unwrap();
+    // It is stored when it is first needed.
+    app.schedules().unwrap().pause("it's hourly").await.unwrap();
+    app.schedules()
+        .unwrap()
+        .resume("it's hourly")
+        .await
+        .unwrap();
+
+    let listed = ezq(&url, &["schedule", "list"]);
+    assert!(listed.stdout.contains("it's hourly"), "{listed:?}");
+    let listed = &ezq(&url, &["schedule", "list", "--json"]).objects()[0];
+    assert_eq!(
+        (&listed["application"], &listed["is_paused"]),
+        (&json!("shop"), &json!(false))
+    );
+
+    let pause = ["schedule", "pause", "it's hourly"];
+    let dry = [&pause[..], &["-n"]].concat();
+    ezq(&url, &dry).is(0, "", "would pause the schedule `it's hourly`\n");
+    ezq(&url, &pause).is(0, "", "paused the schedule `it's hourly`\n");
+    ezq(&url, &pause).is(0, "", "the schedule `it's hourly` is paused already\n");
+    let listed = &ezq(&url, &["schedule", "list", "--json"]).objects()[0];
+    assert_eq!(
+        (&listed["next_at"], &listed["is_paused"]),
+        (&json!(null), &json!(true))
+    );
+    let resumed = ezq(&url, &["schedule", "resume", "it's hourly", "--json"]).objects();
+    let answer = json!({"schedule": "it's hourly", "changed": true, "dry_run": false});
+    assert_eq!(resumed, [answer]);
+    ezq(&url, &["schedule", "resume", "its hourly"]).fails(3, "is it `it's hourly`?");
+}
+
+#[ezq::test]
+async fn consumers_are_listed_with_where_they_run(database: TestDatabase) {
+    let url = database.url();
+    let none = "no consumers: none runs, or its program has EZQ_PRESENCE=false\n";
+    ezq(&url, &["consumer", "list"]).is(0, "", none);
+
+    let builder = database.builder().without_discovered_handlers().app("shop");
+    let app = builder
+        .queue("orders")
+        .register(Handler::on("mail", |_: AnyEvent| async {}))
+        .connect()
+        .await
+        .unwrap();
+    let handle = app.consumer().spawn();
+    let listed = loop {
+        let listed = ezq(&url, &["consumer", "list", "--json"]).objects();
+        if let Some(first) = listed.into_iter().next() {
+            break first;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(listed["process"], std::process::id());
+    assert_eq!(
+        (&listed["queue"], &listed["handlers"]),
+        (&json!("orders"), &json!(["mail"]))
+    );
+    assert_eq!(
+        (&listed["application"], &listed["is_gone"]),
+        (&json!("shop"), &json!(false))
+    );
+
+    let table = ezq(&url, &["consumer", "list"]);
+    assert!(
+        table.stdout.starts_with("QUEUE   APPLICATION  HOST"),
+        "{table:?}"
+    );
+    assert!(table.stdout.ends_with("runs\n"), "{table:?}");
+    handle.stop();
+    handle.await.unwrap();
+}
+
+#[ezq::test]
+async fn subscriptions_are_added_tested_removed_and_pruned(database: TestDatabase) {
+    let url = database.url();
+    ezq(&url, &["subscription", "list"]).is(0, "", "no subscriptions\n");
+    ezq(&url, &["subscription", "test", "order.paid"]).is(
+        0,
+        "",
+        "no queue gets a copy of `order.paid`\n",
+    );
+    create(&publisher(&database).await, "orders").await;
+
+    let add = [
+        "subscription",
+        "add",
+        "orders",
+        "order.*",
+        "--app",
+        "shop's",
+    ];
+    let what = "the subscription of the queue `orders` to `order.*` by `shop's`";
+    let dry = [&add[..], &["-n"]].concat();
+    ezq(&url, &dry).is(0, "", &format!("would add {what}\n"));
+    ezq(&url, &add).is(0, "", &format!("added {what}\n"));
+    ezq(&url, &add).is(0, "", &format!("{what} is there already\n"));
+    ezq(
+        &url,
+        &["subscription", "add", "orders", "#", "--app", "mail"],
+    );
+    let wrong = [
+        "subscription",
+        "add",
+        "orders",
+        "order**",
+        "--app",
+        "shop's",
+    ];
+    ezq(&url, &wrong).fails(2, "error: ");
+    let mistyped = [
+        "subscription",
+        "add",
+        "ordres",
+        "order.*",
+        "--app",
+        "shop's",
+    ];
+    ezq(&url, &mistyped).fails(3, "is it `orders`?");
+
+    let table = "\
+QUEUE   BY                         STATE
+orders  # of mail, order.* of shop's  -
+";
+    let tested = ezq(&url, &["subscription", "test", "order.paid"]);
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(words(&tested.stdout), words(table), "{tested:?}");
+
+    let remove = [
+        "subscription",
+        "remove",
+        "orders",
+        "order.*",
+        "--app",
+        "shop's",
+    ];
+    ezq(&url, &remove).is(0, "", &format!("removed {what}\n"));
+    ezq(&url, &remove).fails(3, "there is no subscription of the queue `orders`");
+
+    let prune = ["subscription", "prune", "--app", "mail"];
+    ezq(&url, &["subscription", "prune"]).fails(2, "--app");
+    ezq(&url, &prune).fails(4, "this removes 1 subscription of `mail`");
+    let dry = [&prune[..], &["-n"]].concat();
+    ezq(&url, &dry).is(0, "", "would remove 1 subscription of `mail`\n");
+    let yes = [&prune[..], &["-y", "--json"]].concat();
+    let answer = json!({"application": "mail", "removed": 1, "dry_run": false});
+    assert_eq!(ezq(&url, &yes).objects(), [answer]);
+    assert!(
+        ezq(&url, &["subscription", "list", "--json"])
+            .objects()
+            .is_empty()
+    );
+}
+
+#[ezq::test]
+async fn captures_are_listed(database: TestDatabase) {
+    let url = database.url();
+    ezq(&url, &["capture", "list"]).is(0, "", "no captured tables\n");
+
+    let app = publisher(&database).await;
+    sqlx::raw_sql("create table \"us'ers\" (id bigint primary key, name text)")
+        .execute(app.pool())
+        .await
+        .unwrap();
+    app.pgmq()
+        .capture("public.\"us'ers\"", "changes")
+        .await
+        .unwrap();
+
+    let listed = &ezq(&url, &["capture", "list", "--json"]).objects()[0];
+    assert_eq!(
+        (&listed["table"], &listed["queue"]),
+        (&json!("us'ers"), &json!("changes"))
+    );
+    let table = ezq(&url, &["capture", "list"]);
+    assert!(table.stdout.contains("public.us'ers"), "{table:?}");
+}
+
+#[ezq::test]
+async fn a_replay_needs_a_choice_and_hands_each_event_over_once(database: TestDatabase) {
+    let url = database.url();
+    ezq(&url, &["replay", "list"]).is(0, "", "no replays\n");
+    let app = database
+        .app(|app| {
+            app.queue("orders")
+                .retention("orders", Retention::ARCHIVE)
+                .register(Handler::on("mail", |_: AnyEvent| async {}))
+        })
+        .await
+        .unwrap();
+    for event_type in ["order.paid", "order.sent", "order.paid"] {
+        publish(&app, "orders", event_type, r#"{"order": 7}"#).await;
+    }
+    app.drain_queue("orders").await.unwrap();
+    create(&app, "again").await;
+
+    let start = [
+        "replay", "start", "it's", "--queue", "orders", "--to", "again",
+    ];
+    ezq(&url, &start).fails(2, "which events? Give a filter");
+    let both = [&start[..], &["--all", "--type", "order.paid"]].concat();
+    ezq(&url, &both).fails(2, "give either a filter or `--all`");
+    let lost = [
+        "replay", "start", "x", "--queue", "orders", "--to", "agian", "--all",
+    ];
+    ezq(&url, &lost).fails(3, "is it `again`?");
+
+    let paid = [&start[..], &["--type", "order.paid"]].concat();
+    let dry = [&paid[..], &["-n"]].concat();
+    ezq(&url, &dry).is(0, "", "would hand over 2 events to the queue `again`\n");
+    for _ in 0..2 {
+        let ran = ezq(&url, &paid);
+        ran.is(0, "", "handed over 2 events to the queue `again`\n");
+    }
+    let listed = &ezq(&url, &["replay", "list", "--json"]).objects()[0];
+    assert_eq!(
+        (&listed["replay"], &listed["handed_over"]),
+        (&json!("it's"), &json!(2))
+    );
+    let held = &ezq(&url, &["queue", "show", "again", "--json"]).objects()[0];
+    assert_eq!(held["ready"], 2);
+}
+
+#[test]
+fn the_script_for_an_administrator_needs_no_database() {
+    let arguments = ["migrate", "print", "orders", "--role", "o'ps"];
+    let ran = crate::program::run(&mut command(&arguments));
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert!(
+        ran.stdout.contains("select pgmq.create('orders');\n"),
+        "{ran:?}"
+    );
+    assert!(ran.stdout.contains("to \"o'ps\";"), "{ran:?}");
+    crate::program::run(&mut command(&["migrate", "print", "o'rders"])).fails(2, "error: ");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_development_database_lives_as_long_as_the_command() {
+    let mut dev = command(&["dev", "-q"]);
+    // It finds or fetches the binaries of Postgres as the tests do.
+    for name in [
+        "PATH",
+        "HOME",
+        "EZQ_PG_CACHE",
+        "EZQ_PG_BIN",
+        "XDG_CACHE_HOME",
+    ] {
+        if let Some(value) = std::env::var_os(name) {
+            dev.env(name, value);
+        }
+    }
+    let mut running = dev.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    let url = lines.next().unwrap().unwrap();
+    ezq(&url, &["queue", "create", "orders"]).is(0, "", "created the queue `orders`\n");
+
+    let interrupt = format!("kill -INT {}", running.id());
+    let asked = std::process::Command::new("sh")
+        .args(["-c", &interrupt])
+        .status();
+    assert!(asked.unwrap().success());
+    assert!(running.wait().unwrap().success());
+    assert_eq!(ezq(&url, &["queue", "list"]).code, 1);
+}
