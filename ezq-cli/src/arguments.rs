@@ -4,8 +4,10 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::captures::CaptureVerb;
+use crate::check::Check;
 use crate::consumers::ConsumerVerb;
 use crate::dead_letters::DeadLetterVerb;
 use crate::events::EventVerb;
@@ -115,6 +117,19 @@ pub(crate) enum Noun {
     /// The SQL with which an administrator prepares a database
     #[command(subcommand)]
     Migrate(MigrateVerb),
+
+    /// Check queues and consumers against limits, for monitoring
+    Check(Check),
+
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+
+    /// Print the manual page
+    Man,
 
     /// Start a development Postgres, print its URL, and keep it until Ctrl-C
     #[cfg(feature = "embedded")]

@@ -1,5 +1,6 @@
 //! Why a command failed, and the exit code that says so.
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -12,12 +13,12 @@ use crate::text::visible;
 /// The exit codes, as docs/cli.md promises them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Code {
-    /// Whoever reads the output has closed it: nothing is wrong.
-    ReaderGone = 0,
-    Error = 1,
-    Usage = 2,
-    NotFound = 3,
-    Refused = 4,
+    Error,
+    Usage,
+    NotFound,
+    Refused,
+    /// All is said already.
+    Silent(u8),
 }
 
 /// Why a command failed.
@@ -48,6 +49,16 @@ impl Failure {
         Self::new(Code::Refused, text)
     }
 
+    /// Nothing more is to be said, but the exit code.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self::new(Code::Silent(code), "")
+    }
+
+    /// Whether the command line, or a file that it names, is wrong.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == Code::Usage
+    }
+
     fn new(code: Code, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { code, text }
@@ -55,14 +66,26 @@ impl Failure {
 
     /// Prints the failure to stderr, and gives its exit code.
     pub(crate) fn report(&self, output: Output) -> ExitCode {
-        if self.code != Code::ReaderGone {
+        if !matches!(self.code, Code::Silent(_)) {
             let label = output.red("error:");
             // Some errors hold a script that mends them, which has lines.
             let lines: Vec<_> = self.text.lines().map(visible).collect();
             // Nobody is left to be told that stderr is closed.
             let _ = writeln!(io::stderr().lock(), "{label} {}", lines.join("\n"));
         }
-        ExitCode::from(self.code as u8)
+        ExitCode::from(match self.code {
+            Code::Error => 1,
+            Code::Usage => 2,
+            Code::NotFound => 3,
+            Code::Refused => 4,
+            Code::Silent(code) => code,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -84,10 +107,10 @@ impl From<Error> for Failure {
 /// Writing to stdout failed.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let code = match error.kind() {
-            io::ErrorKind::BrokenPipe => Code::ReaderGone,
-            _ => Code::Error,
-        };
-        Self::new(code, format!("cannot write the output: {error}"))
+        match error.kind() {
+            // Whoever reads the output has closed it: nothing is wrong.
+            io::ErrorKind::BrokenPipe => Self::silent(0),
+            _ => Self::error(format!("cannot write the output: {error}")),
+        }
     }
 }

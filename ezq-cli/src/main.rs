@@ -10,11 +10,12 @@
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod body;
 mod captures;
+mod check;
 mod confirmation;
 mod consumers;
 mod contexts;
@@ -22,7 +23,9 @@ mod dead_letters;
 #[cfg(feature = "embedded")]
 mod dev;
 mod events;
+mod exposition;
 mod failure;
+mod generated;
 mod letters;
 mod migrations;
 mod names;
@@ -81,6 +84,9 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Capture(verb) => captures::run(&session, verb).await,
             Noun::Replay(verb) => replays::run(&session, verb).await,
             Noun::Migrate(verb) => migrations::run(&session, verb),
+            Noun::Check(check) => check::run(&session, check).await,
+            Noun::Completions { shell } => generated::completions(&session, shell),
+            Noun::Man => generated::manual(&session),
             #[cfg(feature = "embedded")]
             Noun::Dev => dev::run(&session).await,
         }

@@ -13,7 +13,7 @@ use ezq::{AnyEvent, Event};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::program::{command, create, ezq, publish, publisher};
+use crate::program::{bury, command, create, ezq, publish, publisher};
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "report.due", queue = "reports")]
@@ -300,4 +300,82 @@ fn a_development_database_lives_as_long_as_the_command() {
     assert!(asked.unwrap().success());
     assert!(running.wait().unwrap().success());
     assert_eq!(ezq(&url, &["queue", "list"]).code, 1);
+}
+
+#[ezq::test]
+async fn a_check_compares_with_limits_in_every_format(database: TestDatabase) {
+    let url = database.url();
+    bury(&database, "orders", &[("order.paid", "no such account")]).await;
+    let app = publisher(&database).await;
+    create(&app, "mails").await;
+    publish(&app, "orders", "order.paid", "{}").await;
+
+    ezq(&url, &["check"]).is(0, "", "2 queues within limits\n");
+    let dead = [
+        "check",
+        "--max-dead",
+        "0",
+        "--max-ready",
+        "1",
+        "--max-age",
+        "1h",
+        "--max-gone",
+        "0",
+    ];
+    let text = "the queue `orders`: 1 dead (at most 0)";
+    ezq(&url, &dead).is(1, &format!("{text}\n"), "");
+    let one = [&dead[..], &["--queue", "mails"]].concat();
+    ezq(&url, &one).is(0, "", "1 queue within limits\n");
+    let aged = ezq(&url, &["check", "--max-age", "0ms", "--max-ready", "0"]);
+    assert_eq!((aged.code, aged.stdout.lines().count()), (1, 2), "{aged:?}");
+
+    let json = ezq(&url, &[&dead[..], &["--json"]].concat());
+    let problem = json!({"queue": "orders", "limit": "max_dead", "text": text});
+    let answer = json!({"is_ok": false, "queues": 2, "consumers": 0, "problems": [problem]});
+    assert_eq!(
+        json.stdout,
+        format!("{}\n", serde_json::to_string(&answer).unwrap())
+    );
+    assert_eq!(json.code, 1);
+
+    let nagios = [&dead[..], &["--format", "nagios"]].concat();
+    ezq(&url, &nagios).is(2, &format!("EZQ CRITICAL - {text}\n"), "");
+    ezq(&url, &["check", "--format", "nagios"]).is(0, "EZQ OK - 2 queues within limits\n", "");
+    let nowhere = "postgres://ada:hunter2@127.0.0.1:1/shop";
+    let away = ezq(nowhere, &["check", "--format", "nagios"]);
+    assert!(away.stdout.starts_with("EZQ CRITICAL - "), "{away:?}");
+    assert_eq!(away.code, 2, "{away:?}");
+
+    let metrics = ezq(&url, &[&dead[..], &["--format", "prometheus"]].concat());
+    assert_eq!(metrics.code, 0, "{metrics:?}");
+    for line in [
+        "ezq_queue_dead{queue=\"orders\"} 1",
+        "ezq_queue_ready{queue=\"mails\"} 0",
+        "ezq_check_ok 0",
+    ] {
+        assert!(
+            metrics.stdout.lines().any(|found| found == line),
+            "{metrics:?}"
+        );
+    }
+    ezq(&url, &["check", "--max-ready", "10000"]).fails(2, "10000 is not in");
+    ezq(&url, &["check", "--queue", "mail"]).fails(3, "is it `mails`?");
+    ezq(nowhere, &["check"]).fails(1, "error: ");
+}
+
+#[test]
+fn completions_and_the_manual_name_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = crate::program::run(&mut command(&["completions", shell]));
+        assert!(ran.code == 0 && ran.stdout.contains("redrive"), "{shell}");
+    }
+    let manual = crate::program::run(&mut command(&["man"]));
+    for part in [
+        ".TH ezq",
+        ".SS ezq dlq redrive\n",
+        "--rate",
+        ".SS ezq check\n",
+    ] {
+        assert!(manual.stdout.contains(part), "{part}: {}", manual.stdout);
+    }
 }
