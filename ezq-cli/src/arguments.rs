@@ -1,9 +1,7 @@
-//! The options that every command takes, and the list of nouns. The verbs of a noun are beside what
-//! they do.
+//! The list of nouns. The verbs of a noun are beside what they do, and the options of every command in
+//! `global.rs`.
 
-use std::path::PathBuf;
-
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::captures::CaptureVerb;
@@ -11,6 +9,7 @@ use crate::check::Check;
 use crate::consumers::ConsumerVerb;
 use crate::dead_letters::DeadLetterVerb;
 use crate::events::EventVerb;
+use crate::global::Global;
 use crate::migrations::MigrateVerb;
 use crate::queues::QueueVerb;
 use crate::replays::ReplayVerb;
@@ -29,55 +28,6 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) noun: Noun,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Options of every command")]
-pub(crate) struct Global {
-    /// The database. Others on this machine can read a command line: a password is better kept in a
-    /// variable or a file of contexts [default: EZQ_DATABASE_URL, else DATABASE_URL]
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "context")]
-    pub(crate) database_url: Option<String>,
-
-    /// A database by its name in the file of contexts
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) context: Option<String>,
-
-    /// The file of contexts [default: ezq/contexts.toml in XDG_CONFIG_HOME or ~/.config]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) context_file: Option<PathBuf>,
-
-    /// Print JSON: one object on each line
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-
-    /// Do not ask before something is destroyed
-    #[arg(long, short, global = true)]
-    pub(crate) yes: bool,
-
-    /// Change nothing, and say what would be done
-    #[arg(long, short = 'n', global = true)]
-    pub(crate) dry_run: bool,
-
-    /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    pub(crate) color: Color,
-
-    /// Print data and errors only
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-
-    /// Log what is done; twice: in detail
-    #[arg(long, short, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Subcommand)]

@@ -63,6 +63,7 @@ impl<'a> CaptureRow<'a> {
     }
 
     fn state(&self) -> String {
+        // Several may hold at once, and each asks for another remedy.
         let mut states = Vec::new();
         if !self.is_enabled {
             states.push("disabled".to_owned());

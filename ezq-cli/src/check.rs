@@ -51,15 +51,15 @@ enum Format {
 
 /// What was looked at, and what is wrong with it.
 #[derive(Debug)]
-pub(crate) struct Findings {
-    pub(crate) queues: Vec<QueueSummary>,
-    pub(crate) consumers: Vec<ConsumerInfo>,
-    pub(crate) problems: Vec<Problem>,
+struct Findings {
+    queues: Vec<QueueSummary>,
+    consumers: Vec<ConsumerInfo>,
+    problems: Vec<Problem>,
 }
 
 /// A limit that is exceeded.
 #[derive(Debug, Serialize)]
-pub(crate) struct Problem {
+struct Problem {
     /// `null` for one of consumers.
     queue: Option<String>,
     limit: &'static str,
@@ -114,6 +114,7 @@ impl Check {
     }
 
     async fn queues(&self, ezq: &Ezq) -> Result<Vec<QueueSummary>, Failure> {
+        // One call for all is cheaper than one for each.
         if self.queues.is_empty() {
             return Ok(ezq.queues().list().await?);
         }
@@ -183,8 +184,11 @@ impl Findings {
             }])?,
             Format::Nagios if is_ok => output.data(&format!("EZQ OK - {looked} within limits"))?,
             Format::Nagios => output.data(&format!("EZQ CRITICAL - {}", lines.join("; ")))?,
-            Format::Prometheus => output.script(&exposition::of(self))?,
+            Format::Prometheus => {
+                output.script(&exposition::of(&self.queues, &self.consumers, is_ok))?
+            }
         }
+        // A limit that is exceeded is no error of the program: the code alone says so.
         match (is_ok, format) {
             (true, _) | (false, Format::Prometheus) => Ok(()),
             (false, Format::Nagios) => Err(Failure::silent(NAGIOS_CRITICAL)),

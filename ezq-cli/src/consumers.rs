@@ -84,6 +84,7 @@ impl<'a> ConsumerRow<'a> {
     }
 
     fn state(&self) -> String {
+        // What a process that died last told of itself counts no more.
         match (self.is_gone, self.is_stopping, self.is_paused) {
             (true, _, _) => format!("gone for {}", text::duration(self.found.seen_ago)),
             (false, true, _) => "stopping".to_owned(),

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::arguments::Global;
 use crate::failure::Failure;
+use crate::global::Global;
 use crate::names;
 use crate::output::Output;
 
@@ -37,6 +37,7 @@ pub(crate) fn url(global: &Global, name: &str, output: Output) -> Result<String,
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Failure::usage(format!("cannot read the contexts in {shown}: {error}")))?;
 
+    // A note only: in a container every file may be so.
     if is_open_to_others(&path) {
         output.note(format!(
             "other users of this machine can read {shown}: `chmod 600` it if it holds passwords"

@@ -142,6 +142,7 @@ async fn list(session: &Session, queue: &str, filter: Filter, limit: u32) -> Res
 async fn show(session: &Session, queue: &str, id: i64) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
     let queue = names::queue(&ezq, queue).await?;
+    // Of a number alone, the newest message that had it is meant.
     let letter = ezq
         .dead_letters(&queue)?
         .get(&MessageId::Number(id))
@@ -159,6 +160,7 @@ async fn show(session: &Session, queue: &str, id: i64) -> Result<(), Failure> {
 async fn export(session: &Session, queue: &str, filter: Filter) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
     let queue = names::queue(&ezq, queue).await?;
+    // Held in memory until all are read: an error on the way must not look like a whole export.
     let found = ezq
         .dead_letters(&queue)?
         .list(&filter.build(), usize::MAX)
@@ -209,6 +211,7 @@ async fn act(session: &Session, action: Action, selection: Selection) -> Result<
 
     let letters = ezq.dead_letters(&queue)?;
     if matches!(action, Action::Discard) && !dry_run && !session.global.yes {
+        // Only a dry run knows how many a filter selects. With `--yes` nobody would read it.
         let count = action.begin(&letters, which.clone()).dry_run().await?.len();
         let what = format!("this deletes {}", letters_of(count, &queue));
         confirm(session, &what, queue.as_str())?;
@@ -234,6 +237,7 @@ fn report(
 ) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let (participle, infinitive) = action.verbs();
+    // Texts, as everywhere: they may exceed what a reader of JSON keeps exact.
     let ids: Vec<String> = done.iter().map(ToString::to_string).collect();
     let what = letters_of(done.len(), queue);
     let text = match dry_run {
@@ -311,6 +315,7 @@ impl Selection {
     fn which(&self) -> Result<DeadLetterSelection, Failure> {
         match (self.ids.is_empty(), self.filter.is_empty(), self.all) {
             (false, true, _) => {
+                // A set: an id that is given twice means one letter.
                 let ids: BTreeSet<i64> = self.ids.iter().copied().collect();
                 let ids = ids.into_iter().map(MessageId::Number).collect::<Vec<_>>();
                 Ok(ids.into())

@@ -26,6 +26,7 @@ pub(crate) async fn run(session: &Session) -> Result<(), Failure> {
         .output
         .note("Ctrl-C ends the database, and deletes what it holds");
     stopped().await?;
+    // Its data goes with it, and there is nobody to wait for.
     Ok(server.stop(false).await?)
 }
 

@@ -75,6 +75,7 @@ pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failur
 
 impl Publish {
     async fn run(self, session: &Session) -> Result<(), Failure> {
+        // Read before connecting: a wrong event needs no database.
         let text = self.text()?;
         let ezq = session.connect(Access::Change).await?;
         let queue = names::queue(&ezq, &self.queue).await?;
@@ -118,6 +119,7 @@ impl Publish {
             true => "nothing stored: an event of this dedupe key is",
             false => "published",
         };
+        // The note goes to stderr and the id alone to stdout, so that a script can keep it.
         session
             .output
             .done(&answer, format!("{what} in the queue `{queue}`"))?;
@@ -130,6 +132,7 @@ impl Publish {
             return Ok(data.clone());
         }
         const MISSING: &str = "the event has no JSON: give `--data`, or pipe it in";
+        // On a terminal nobody would know that the program waits for input.
         if io::stdin().is_terminal() {
             return Err(Failure::usage(MISSING));
         }
@@ -156,6 +159,7 @@ impl Publish {
                 .map_err(|error| Failure::usage(error_chain(&error)));
         };
 
+        // The library calls wrong JSON an error of encoding; here somebody has typed it.
         let source = self.source.as_deref().unwrap_or(app);
         let mut builder = Envelope::builder(event_type, source)
             .json(text.trim())

@@ -4,9 +4,7 @@
 
 use std::fmt::Write as _;
 
-use ezq::admin::QueueSummary;
-
-use crate::check::Findings;
+use ezq::admin::{ConsumerInfo, QueueSummary};
 
 type Value = fn(&QueueSummary) -> f64;
 
@@ -45,21 +43,21 @@ const METRICS: [(&str, &str, Value); 7] = [
     ),
 ];
 
-pub(crate) fn of(found: &Findings) -> String {
+pub(crate) fn of(queues: &[QueueSummary], consumers: &[ConsumerInfo], is_ok: bool) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     for (name, help, value) in METRICS {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for queue in &found.queues {
+        for queue in queues {
             // The letters of a queue's name need no escape.
             let label = &queue.queue;
             let _ = writeln!(text, "{name}{{queue=\"{label}\"}} {}", value(queue));
         }
     }
 
-    let gone = found.consumers.iter().filter(|one| one.is_gone).count();
-    let running = found.consumers.len().saturating_sub(gone);
-    let is_ok = u8::from(found.problems.is_empty());
+    let gone = consumers.iter().filter(|one| one.is_gone).count();
+    let running = consumers.len().saturating_sub(gone);
+    let is_ok = u8::from(is_ok);
     let _ = write!(
         text,
         "# HELP ezq_consumers Consumers of all processes.\n# TYPE ezq_consumers gauge\n\

@@ -1,14 +1,10 @@
 //! Why a command failed, and the exit code that says so.
 
 use std::fmt;
-use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::io;
 
 use ezq::error::error_chain;
 use ezq::{Error, ErrorKind};
-
-use crate::output::Output;
-use crate::text::visible;
 
 /// The exit codes, as docs/cli.md promises them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,22 +60,20 @@ impl Failure {
         Self { code, text }
     }
 
-    /// Prints the failure to stderr, and gives its exit code.
-    pub(crate) fn report(&self, output: Output) -> ExitCode {
-        if !matches!(self.code, Code::Silent(_)) {
-            let label = output.red("error:");
-            // Some errors hold a script that mends them, which has lines.
-            let lines: Vec<_> = self.text.lines().map(visible).collect();
-            // Nobody is left to be told that stderr is closed.
-            let _ = writeln!(io::stderr().lock(), "{label} {}", lines.join("\n"));
-        }
-        ExitCode::from(match self.code {
+    /// The exit code that says so.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.code {
             Code::Error => 1,
             Code::Usage => 2,
             Code::NotFound => 3,
             Code::Refused => 4,
             Code::Silent(code) => code,
-        })
+        }
+    }
+
+    /// What is still to be said.
+    pub(crate) fn text(&self) -> Option<&str> {
+        (!matches!(self.code, Code::Silent(_))).then_some(&*self.text)
     }
 }
 

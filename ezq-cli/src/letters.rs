@@ -71,6 +71,7 @@ impl Row for Letter<'_> {
     const COLUMNS: &'static [&'static str] = &["ID", "TYPE", "DIED", "REASON", "HANDLER", "ERROR"];
 
     fn cells(&self) -> Vec<String> {
+        // The error is cut in a list, and whole in `show`.
         vec![
             self.id.clone(),
             Self::shown(self.event_type.as_ref()),

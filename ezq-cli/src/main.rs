@@ -5,7 +5,7 @@
 //!
 //! | to see | open |
 //! |---|---|
-//! | the options of every command | `arguments.rs` |
+//! | the nouns, and the options of every command | `arguments.rs`, `global.rs` |
 //! | which database a command uses, and how it connects | `session.rs`, `contexts.rs` |
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
@@ -26,6 +26,7 @@ mod events;
 mod exposition;
 mod failure;
 mod generated;
+mod global;
 mod letters;
 mod migrations;
 mod names;
@@ -61,13 +62,14 @@ fn main() -> ExitCode {
     session::log(&arguments.global);
     match run(arguments, output) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(output),
+        Err(failure) => output.fail(&failure),
     }
 }
 
 fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
     let Arguments { global, noun } = arguments;
     let session = Session::new(global, output);
+    // One thread: a command waits for one answer of one database at a time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -24,6 +24,7 @@ pub(crate) enum MigrateVerb {
 pub(crate) fn run(session: &Session, verb: MigrateVerb) -> Result<(), Failure> {
     match verb {
         MigrateVerb::Print { queues, role } => {
+            // All names are checked before anything is printed.
             let queues: Result<Vec<QueueName>, ezq::Error> =
                 queues.iter().map(|name| name.into_queue_name()).collect();
             session.output.script(&setup_sql(&queues?, role.as_deref()))

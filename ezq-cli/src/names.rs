@@ -11,6 +11,7 @@ const ALIKE: f64 = 0.7;
 /// A queue that exists.
 pub(crate) async fn queue(ezq: &Ezq, name: impl IntoQueueName) -> Result<QueueName, Failure> {
     let queue = name.into_queue_name()?;
+    // All names: the error names the nearest one.
     let existing = ezq.queues().names().await?;
     if existing.contains(&queue) {
         return Ok(queue);

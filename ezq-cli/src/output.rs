@@ -5,12 +5,13 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::arguments::{Color, Global};
 use crate::failure::Failure;
+use crate::global::{Color, Global};
 use crate::text::visible;
 
 /// One line of a list.
@@ -132,15 +133,24 @@ impl Output {
         }
     }
 
-    pub(crate) fn red(self, text: &str) -> String {
-        match self.has_coloured_notes {
-            true => format!("\u{1b}[1;31m{text}\u{1b}[0m"),
-            false => text.to_owned(),
+    /// Says why a command failed, and gives the exit code.
+    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+        if let Some(text) = failure.text() {
+            let label = match self.has_coloured_notes {
+                true => "\u{1b}[1;31merror:\u{1b}[0m",
+                false => "error:",
+            };
+            // Some errors hold a script that mends them, so lines stay lines.
+            let lines: Vec<_> = text.lines().map(visible).collect();
+            // Nobody is left to be told that stderr is closed.
+            let _ = writeln!(io::stderr().lock(), "{label} {}", lines.join("\n"));
         }
+        ExitCode::from(failure.exit_code())
     }
 
     fn table(self) -> Table {
         let mut table = Table::new();
+        // Lines between columns would take what a narrow terminal lacks.
         table.load_style(match self.is_on_terminal {
             true => presets::UTF8_HORIZONTAL_ONLY,
             false => presets::NOTHING,

@@ -84,6 +84,7 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
 async fn list(session: &Session) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
     let found = ezq.queues().list().await?;
+    // Before anything is printed: a pager that stands still must not hold connections.
     ezq.close().await;
 
     let rows: Vec<QueueRow<'_>> = found.iter().map(QueueRow::of).collect();
@@ -114,6 +115,7 @@ async fn show(session: &Session, queue: &str) -> Result<(), Failure> {
 async fn create(session: &Session, queue: &str) -> Result<(), Failure> {
     let queue = queue.into_queue_name()?;
     let ezq = session.connect(Access::Create).await?;
+    // Asked first: the library does not say whether it created a queue.
     let exists = ezq.queues().names().await?.contains(&queue);
     let is_created = !exists && !session.global.dry_run;
     if is_created {
@@ -146,6 +148,7 @@ async fn pause(
         None => ezq.queues().pause(&queue),
         Some(handler) => ezq.queues().pause_handler(&queue, handler),
     };
+    // The user of the machine tells others more than the name of this program.
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     if let Some(who) = by.or(user) {
         request = request.by(who);
@@ -153,6 +156,7 @@ async fn pause(
     if let Some(reason) = reason {
         request = request.reason(reason);
     }
+    // A queue that is paused stays so, which a dry run can tell by looking.
     let is_changed = match session.global.dry_run {
         true => !is_paused(&ezq, &queue, handler).await?,
         false => request.await?,
@@ -228,6 +232,7 @@ async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let ezq = session.connect(Access::Change).await?;
     let queue = names::queue(&ezq, queue).await?;
+    // Counted exactly, by reading the whole queue: who confirms should know how much goes.
     let found = ezq.stats(&queue).await?;
     let later = found.in_progress.saturating_add(found.scheduled);
     let total = found.ready.saturating_add(later);
@@ -310,6 +315,7 @@ impl<'a> QueueRow<'a> {
     }
 
     fn state(&self) -> String {
+        // A pause of the whole queue says all there is to say of its handlers.
         let handlers: Vec<&str> = self
             .pauses
             .iter()

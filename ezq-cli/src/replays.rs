@@ -74,6 +74,7 @@ async fn list(session: &Session) -> Result<(), Failure> {
 impl Start {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         self.check()?;
+        // Here, so that the error names the option.
         let data = match &self.data {
             None => None,
             Some(text) => Some(
@@ -87,6 +88,7 @@ impl Start {
         let mut replay = ezq.pgmq().replay(&self.name, &queue);
         let mut target = queue.clone();
         if let Some(to) = &self.to {
+            // The library would create the queue.
             target = names::queue(&ezq, to).await?;
             replay = replay.to_queue(&target);
         }

@@ -54,6 +54,7 @@ async fn all(ezq: &Ezq) -> Result<Vec<ScheduleStatus>, Failure> {
 
 async fn set_paused(session: &Session, name: &str, pause: bool) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
+    // Looked up first: the library knows no name that is nearly right.
     let found = all(&ezq).await?;
     let Some(schedule) = found.iter().find(|schedule| schedule.name == name) else {
         let known = found.iter().map(|schedule| schedule.name.as_str());

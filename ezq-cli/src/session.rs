@@ -6,9 +6,9 @@ use ezq::pgmq::PgmqConfig;
 use ezq::{ErrorKind, Ezq, sqlx};
 use tracing::level_filters::LevelFilter;
 
-use crate::arguments::Global;
 use crate::contexts;
 use crate::failure::Failure;
+use crate::global::Global;
 use crate::output::Output;
 
 /// What a command may do to the schema of a database.
@@ -45,6 +45,7 @@ impl Session {
         access: Access,
         app: Option<&str>,
     ) -> Result<Ezq, Failure> {
+        // Found and checked before anything is connected.
         let url = self.database_url()?;
         // A wrong URL is the user's mistake, a server that does not answer is none.
         PgmqConfig::url(&url)?;

@@ -98,6 +98,7 @@ async fn add(session: &Session, one: One) -> Result<(), Failure> {
     Pattern::new(&one.pattern)?;
     let ezq = session.connect_as(Access::Change, Some(&one.app)).await?;
     let queue = names::queue(&ezq, &one.queue).await?;
+    // The library says whether it added one; a dry run looks.
     let is_changed = match session.global.dry_run {
         true => !all(&ezq).await?.iter().any(|found| one.is(found)),
         false => {
@@ -145,6 +146,7 @@ async fn prune(session: &Session, app: &str) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let ezq = session.connect(Access::Change).await?;
     let found = all(&ezq).await?;
+    // What an application said of its events is removed with these, and not counted here.
     let count = found.iter().filter(|found| found.app == app).count();
 
     let removed = match dry_run {

@@ -8,6 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 /// A text that others wrote, on one line and without what a terminal would obey: control characters, and
 /// those that turn the direction of writing, are shown as escapes.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    // Most texts hide nothing, and are not copied.
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
@@ -46,6 +47,7 @@ pub(crate) fn duration(duration: Duration) -> String {
         (seconds % 60, "s"),
     ];
 
+    // From the first unit that is not zero on; of nothing, the seconds.
     let first = parts.iter().position(|(number, _)| *number > 0);
     let shown = parts.iter().skip(first.unwrap_or(parts.len() - 1)).take(2);
     let shown: Vec<String> = shown

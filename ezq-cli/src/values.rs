@@ -9,6 +9,7 @@ use ezq::message::ReasonKind;
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const WRONG: &str = "use a whole number and a unit, as in `500ms`, `30s`, `5m`, `2h` or `7d`";
 
+    // Digits only: no sign and no fraction gets past the unit.
     let end = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

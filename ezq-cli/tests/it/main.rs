@@ -1,5 +1,5 @@
 //! Tests of the program `ezq`: each runs it as a user does, on a database of the test's own.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dead_letters;
 mod events;
