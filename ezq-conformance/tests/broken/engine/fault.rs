@@ -83,4 +83,13 @@ pub(crate) enum Fault {
     CopiesInPart,
     NeedsEveryQueue,
     ForgetsParties,
+    ReleasesNothing,
+    ReleasesWhatWorkersHave,
+    FindsNoTypes,
+    ForgetsWhatItFound,
+    ListsTheDead,
+    CountsWithoutEnd,
+    NotesNoConsumer,
+    KeepsConsumers,
+    IgnoresFilters,
 }

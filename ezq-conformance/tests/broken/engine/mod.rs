@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Capabilities, CopyState, DeadLetters, Dedupe, Delivery, Due, Engine,
-    EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing, PublishOutcome,
-    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    BlockedKey, Broadcasts, Browse, Capabilities, CopyState, DeadLetters, Dedupe, Delivery, Due,
+    Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing, Pauses,
+    Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
+    SettleOutcome,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::{Headers, KEY};
@@ -63,6 +64,13 @@ impl Broken {
 
     pub(crate) fn is(&self, fault: Fault) -> bool {
         self.fault == fault
+    }
+
+    /// The receipts of what was handed out of a queue last.
+    pub(crate) fn newest_of(&self, queue: &QueueName) -> Vec<Receipt> {
+        let newest = self.newest.lock().unwrap();
+        let of_queue = newest.iter().filter(|((of, _), _)| of == queue);
+        of_queue.map(|(_, receipt)| receipt.clone()).collect()
     }
 
     fn spoil(&self, message: &mut Outgoing) {
@@ -459,6 +467,22 @@ impl Engine for Broken {
     }
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    fn pauses(&self) -> Option<&dyn Pauses> {
+        Some(self)
+    }
+
+    fn overview(&self) -> Option<&dyn QueueOverview> {
+        Some(self)
+    }
+
+    fn presence(&self) -> Option<&dyn Presence> {
+        Some(self)
+    }
+
+    fn browse(&self) -> Option<&dyn Browse> {
         Some(self)
     }
 }

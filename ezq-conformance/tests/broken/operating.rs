@@ -1,0 +1,197 @@
+//! What is wrong with what operators see and steer of a broken engine, and which cases catch it.
+
+use async_trait::async_trait;
+use ezq_core::Result;
+use ezq_core::engine::{
+    Browse, ConsumerPresence, Engine as _, EventFilter, EventPage, EventState, PageRequest, Pause,
+    PauseTarget, Pauses, Presence, QueueCounts, QueueOverview, QueuePauses, SeenConsumer, Settle,
+    TypeSearch,
+};
+use ezq_core::message::{HandlerName, QueueName};
+use tokio::sync::watch;
+
+use crate::engine::{Broken, Fault};
+
+/// Each fault of these, with cases that must catch it.
+pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
+    (
+        Fault::PausesNothing,
+        &[
+            "a_pause_is_told_to_every_client_and_lasts_until_it_is_resumed",
+            "a_handler_is_paused_apart_from_its_queue",
+            "a_pause_is_known_to_who_begins_to_watch",
+            "a_missing_queue_is_not_paused",
+        ],
+    ),
+    (
+        Fault::ReleasesNothing,
+        &["what_is_put_aside_for_a_handler_is_released"],
+    ),
+    (
+        Fault::ReleasesWhatWorkersHave,
+        &["what_was_handed_out_since_is_not_released"],
+    ),
+    (
+        Fault::FindsNoTypes,
+        &["a_search_finds_messages_of_a_type_wherever_it_is_named"],
+    ),
+    (
+        Fault::ForgetsWhatItFound,
+        &["a_search_goes_on_behind_what_it_read"],
+    ),
+    (
+        Fault::ListsTheDead,
+        &["queues_are_listed_without_the_places_of_dead_letters"],
+    ),
+    (
+        Fault::CountsNothing,
+        &[
+            "counts_tell_every_state_apart",
+            "the_oldest_is_the_one_that_has_been_due_longest",
+            "a_queue_that_does_not_exist_has_no_counts",
+        ],
+    ),
+    (Fault::CountsWithoutEnd, &["counts_stop_at_their_limit"]),
+    (
+        Fault::NotesNoConsumer,
+        &[
+            "a_consumer_is_listed_as_it_was_last_noted",
+            "the_time_since_a_consumer_was_noted_is_told",
+        ],
+    ),
+    (
+        Fault::KeepsConsumers,
+        &["a_consumer_that_was_removed_is_not_listed"],
+    ),
+    (
+        Fault::ListsFromTheStart,
+        &[
+            "pages_hold_every_event_once_and_in_order",
+            "a_filter_that_matches_nothing_ends_where_the_search_ends",
+            "a_cursor_of_something_else_is_refused",
+        ],
+    ),
+    (
+        Fault::TellsWrongStates,
+        &["each_state_has_pages_of_its_own"],
+    ),
+    (
+        Fault::IgnoresFilters,
+        &[
+            "a_filter_selects_by_type_key_and_time",
+            "a_filter_selects_by_handler_and_error",
+        ],
+    ),
+];
+
+#[async_trait]
+impl Pauses for Broken {
+    async fn pause(&self, target: &PauseTarget, by: &str, reason: Option<&str>) -> Result<bool> {
+        if self.is(Fault::PausesNothing) {
+            return Ok(true);
+        }
+        Pauses::pause(&self.inner, target, by, reason).await
+    }
+
+    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+        self.inner.resume(target).await
+    }
+
+    async fn list(&self) -> Result<Vec<Pause>> {
+        Pauses::list(&self.inner).await
+    }
+
+    async fn watch(&self, queue: &QueueName) -> Result<watch::Receiver<QueuePauses>> {
+        self.inner.watch(queue).await
+    }
+
+    async fn release_held(&self, queue: &QueueName, handler: &HandlerName) -> Result<u64> {
+        match self.fault {
+            Fault::ReleasesNothing => Ok(0),
+            Fault::ReleasesWhatWorkersHave => {
+                let leased = self.newest_of(queue);
+                let count = leased.len() as u64;
+                let release = leased.into_iter().map(|receipt| (receipt, Settle::Release));
+                self.inner.settle(queue, release.collect()).await?;
+                Ok(count)
+            }
+            _ => self.inner.release_held(queue, handler).await,
+        }
+    }
+
+    async fn search(
+        &self,
+        queue: &QueueName,
+        types: &[&str],
+        mut so_far: TypeSearch,
+    ) -> Result<TypeSearch> {
+        match self.fault {
+            Fault::FindsNoTypes => return Ok(so_far),
+            Fault::ForgetsWhatItFound => so_far.found.clear(),
+            _ => {}
+        }
+        self.inner.search(queue, types, so_far).await
+    }
+}
+
+#[async_trait]
+impl QueueOverview for Broken {
+    async fn queues(&self) -> Result<Vec<QueueName>> {
+        let mut queues = self.inner.queues().await?;
+        if self.is(Fault::ListsTheDead) {
+            let dead = queues.iter().map(|queue| queue.dead_letters().parse());
+            let dead = dead.collect::<Result<Vec<QueueName>>>()?;
+            queues.extend(dead);
+            queues.sort();
+        }
+        Ok(queues)
+    }
+
+    async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>> {
+        if self.is(Fault::CountsNothing) {
+            let nothing = QueueCounts::new(self.inner.now());
+            return Ok(vec![Some(nothing); queues.len()]);
+        }
+        let cap = if self.is(Fault::CountsWithoutEnd) {
+            u64::MAX
+        } else {
+            cap
+        };
+        self.inner.counts(queues, cap).await
+    }
+}
+
+#[async_trait]
+impl Presence for Broken {
+    async fn note(&self, running: &[ConsumerPresence]) -> Result<()> {
+        if self.is(Fault::NotesNoConsumer) {
+            return Ok(());
+        }
+        self.inner.note(running).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        if self.is(Fault::KeepsConsumers) {
+            return Ok(());
+        }
+        Presence::remove(&self.inner, id).await
+    }
+
+    async fn consumers(&self) -> Result<Vec<SeenConsumer>> {
+        self.inner.consumers().await
+    }
+}
+
+#[async_trait]
+impl Browse for Broken {
+    async fn page(&self, request: &PageRequest) -> Result<EventPage> {
+        let mut request = request.clone();
+        match self.fault {
+            Fault::ListsFromTheStart => request.after = None,
+            Fault::TellsWrongStates => request.state = EventState::Ready,
+            Fault::IgnoresFilters => request.filter = EventFilter::all(),
+            _ => {}
+        }
+        self.inner.page(&request).await
+    }
+}
