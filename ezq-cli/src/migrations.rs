@@ -1,8 +1,6 @@
 //! `ezq migrate`: the SQL with which an administrator prepares a database.
 
 use clap::Subcommand;
-use ezq::QueueName;
-use ezq::message::IntoQueueName as _;
 use ezq::pgmq::setup_sql;
 
 use crate::failure::Failure;
@@ -24,10 +22,8 @@ pub(crate) enum MigrateVerb {
 pub(crate) fn run(session: &Session, verb: MigrateVerb) -> Result<(), Failure> {
     match verb {
         MigrateVerb::Print { queues, role } => {
-            // All names are checked before anything is printed.
-            let queues: Result<Vec<QueueName>, ezq::Error> =
-                queues.iter().map(|name| name.into_queue_name()).collect();
-            session.output.script(&setup_sql(&queues?, role.as_deref()))
+            let script = setup_sql(&queues, role.as_deref())?;
+            session.output.script(&script)
         }
     }
 }
