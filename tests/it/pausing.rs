@@ -82,8 +82,9 @@ async fn workers_in_other_processes_pause_and_go_on_also_when_they_are_started_a
 
     // A signal stops one while the queue is paused, and an `End` the other.
     ezq.queues().pause(&queue).await.unwrap();
-    publish(30..31).await;
+    // Until it is heard, a worker may still claim what is published.
     tokio::time::sleep(Duration::from_secs(1)).await;
+    publish(30..31).await;
     let [first, second] = &mut workers;
     assert!(first.stop().await.starts_with("stopped by a signal"));
     ezq.publish(&End::default()).queue(&queue).await.unwrap();
