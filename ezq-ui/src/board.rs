@@ -1,0 +1,127 @@
+//! What all handlers of a dashboard share.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ezq::admin::{Health, QueueSubscription, ScheduleStatus};
+use ezq::pgmq::{CapturedTable, ReplayProgress};
+use ezq::{ErrorKind, Ezq, Result, sqlx};
+use futures_util::FutureExt as _;
+use tokio::time::timeout;
+
+use crate::access::Access;
+use crate::failure::{Failure, LIMIT};
+use crate::payload::Payloads;
+use crate::runs::Runs;
+use crate::sample::{Sample, Trails};
+use crate::watched::Watched;
+
+/// What all handlers share. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Board(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) ezq: Ezq,
+    pub(crate) access: Access,
+    pub(crate) payloads: Payloads,
+    pub(crate) runs: Runs,
+    pub(crate) sample: Watched<Sample>,
+    pub(crate) schedules: Watched<Vec<ScheduleStatus>>,
+    pub(crate) subscriptions: Watched<Vec<QueueSubscription>>,
+    pub(crate) captures: Watched<Vec<CapturedTable>>,
+    pub(crate) replays: Watched<Vec<ReplayProgress>>,
+    pub(crate) health: Watched<Health>,
+}
+
+impl Deref for Board {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Board {
+    pub(crate) fn new(ezq: Ezq, access: Access, payloads: Payloads, every: Duration) -> Self {
+        let trails = Arc::new(Trails::default());
+        let shared = Shared {
+            sample: watched(&ezq, every, move |ezq| {
+                let trails = Arc::clone(&trails);
+                async move { trails.sample(&ezq).await }
+            }),
+            schedules: watched(&ezq, every, |ezq| async move {
+                let found = async { ezq.schedules()?.list().await }.await;
+                nothing_if_absent(&ezq, "schedules", found).await
+            }),
+            subscriptions: watched(&ezq, every, |ezq| async move {
+                let found = async { ezq.subscriptions()?.list().await }.await;
+                nothing_if_absent(&ezq, "subscriptions", found).await
+            }),
+            captures: watched(
+                &ezq,
+                every,
+                |ezq| async move { ezq.captures().list().await },
+            ),
+            replays: watched(&ezq, every, |ezq| async move {
+                let found = ezq.replays().list().await;
+                nothing_if_absent(&ezq, "replays", found).await
+            }),
+            health: watched(&ezq, every, |ezq| async move { Ok(ezq.health().await) }),
+            ezq,
+            access,
+            payloads,
+            runs: Runs::default(),
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// The answer to one question of a page, or the failure that says there is none in time.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl IntoFuture<Output = Result<T>>,
+    ) -> std::result::Result<T, Failure> {
+        match timeout(LIMIT, question).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::slow()),
+        }
+    }
+}
+
+/// Figures of an application.
+fn watched<T, F>(
+    ezq: &Ezq,
+    every: Duration,
+    ask: impl Fn(Ezq) -> F + Send + Sync + 'static,
+) -> Watched<T>
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let ezq = ezq.clone();
+    Watched::new(every, move || ask(ezq.clone()).boxed())
+}
+
+/// What was read of a table of ezq's own. A table that nobody has created yet holds nothing.
+async fn nothing_if_absent<T>(ezq: &Ezq, table: &str, found: Result<Vec<T>>) -> Result<Vec<T>> {
+    match found {
+        // The kind also means that the role may not read the table, and then it holds who knows what.
+        Err(error) if error.kind() == ErrorKind::SchemaMissing => {
+            let statement = "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_class c
+                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                WHERE n.nspname OPERATOR(pg_catalog.=) 'ezq'
+                  AND c.relname OPERATOR(pg_catalog.=) $1::name)";
+            let exists = sqlx::query_scalar(statement)
+                .bind(table)
+                .fetch_one(ezq.pool())
+                .await;
+            match exists {
+                Ok(false) => Ok(Vec::new()),
+                Ok(true) | Err(_) => Err(error),
+            }
+        }
+        found => found,
+    }
+}

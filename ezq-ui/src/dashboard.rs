@@ -1,0 +1,140 @@
+//! The dashboard as an application mounts it: its options, and its router.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::{get, post};
+use ezq::Ezq;
+
+use crate::access::Access;
+use crate::assets::asset;
+use crate::board::Board;
+use crate::failure::Failure;
+use crate::frame::{Frame, show_failures};
+use crate::guard::guard;
+use crate::payload::{Payload, Payloads};
+use crate::screens::{
+    captures, catalogue, consumers, dead_letters, health, message, messages, overview, queue,
+    queues, replays, schedules, subscriptions,
+};
+
+/// How often the figures are read while somebody looks, unless told otherwise.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The dashboard of an application's queues: [`router`](Self::router) makes it something to mount.
+///
+/// ```no_run
+/// use axum::Router;
+/// use ezq_ui::{Access, Dashboard};
+///
+/// # async fn example(ezq: ezq::Ezq) {
+/// let dashboard = Dashboard::new(ezq, Access::read_only());
+/// let app: Router = Router::new().nest("/ops/ezq", dashboard.router());
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "it is served by the router that `router` makes"]
+pub struct Dashboard {
+    ezq: Ezq,
+    access: Access,
+    payloads: Payloads,
+    every: Duration,
+}
+
+impl Dashboard {
+    /// The dashboard of an application, for those whom a policy lets in.
+    pub fn new(ezq: Ezq, access: Access) -> Self {
+        Self {
+            ezq,
+            access,
+            payloads: Payloads::default(),
+            every: EVERY,
+        }
+    }
+
+    /// Replaces payloads before they are shown or copied, by what `redact` returns. Headers and errors are
+    /// not payloads: what a handler writes into an error is shown.
+    ///
+    /// ```no_run
+    /// use std::borrow::Cow;
+    /// use ezq_ui::{Access, Dashboard};
+    ///
+    /// # fn example(ezq: ezq::Ezq) -> Dashboard {
+    /// Dashboard::new(ezq, Access::read_only()).redact(|payload| match payload.event_type {
+    ///     Some("card.charged") => Cow::Borrowed("\"redacted\""),
+    ///     _ => Cow::Borrowed(payload.data),
+    /// })
+    /// # }
+    /// ```
+    pub fn redact(
+        mut self,
+        redact: impl for<'a> Fn(&Payload<'a>) -> Cow<'a, str> + Send + Sync + 'static,
+    ) -> Self {
+        self.payloads.redact = Some(Arc::new(redact));
+        self
+    }
+
+    /// Hides payloads for which `hide` is true until somebody asks for one. That protects from eyes that
+    /// look over a shoulder; what nobody may see is to be [redacted](Self::redact). Defaults to hiding
+    /// none.
+    pub fn hide(mut self, hide: impl Fn(&Payload<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.payloads.hide = Some(Arc::new(hide));
+        self
+    }
+
+    /// How often the database is asked for figures while somebody looks, whatever the number of viewers;
+    /// at least 100 ms. Defaults to 5 seconds.
+    pub fn refresh(mut self, every: Duration) -> Self {
+        self.every = every.max(Duration::from_millis(100));
+        self
+    }
+
+    /// The router, to be nested under a path of an application's own router, or to be its root. It finds
+    /// the path by itself.
+    pub fn router(self) -> Router {
+        let board = Board::new(self.ezq, self.access, self.payloads, self.every);
+        let router = Router::new()
+            .route("/", get(overview::show))
+            .route("/queues", get(queues::show))
+            .route("/queues/{queue}", get(queue::show))
+            .route("/queues/{queue}/pause", post(queue::pause))
+            .route("/queues/{queue}/resume", post(queue::resume))
+            .route("/queues/{queue}/messages", get(messages::show))
+            .route("/queues/{queue}/events/{id}", get(message::event))
+            .route("/queues/{queue}/events/{id}/retry", post(message::retry))
+            .route("/queues/{queue}/dead", get(dead_letters::show))
+            .route("/queues/{queue}/dead/{id}", get(message::letter))
+            .route(
+                "/queues/{queue}/dead/selected/{action}",
+                post(dead_letters::selected),
+            )
+            .route(
+                "/queues/{queue}/dead/all/{action}",
+                get(dead_letters::preview).post(dead_letters::all),
+            )
+            .route("/dead", get(dead_letters::overview))
+            .route("/schedules", get(schedules::show))
+            .route("/schedules/{name}/{action}", post(schedules::act))
+            .route("/consumers", get(consumers::show))
+            .route("/subscriptions", get(subscriptions::show))
+            .route("/catalogue", get(catalogue::show))
+            .route("/replays", get(replays::show))
+            .route("/captures", get(captures::show))
+            .route("/health", get(health::show))
+            .route("/assets/{name}", get(asset))
+            .fallback(nothing);
+        router
+            .with_state(board)
+            .layer(from_fn(show_failures))
+            // Outermost, so that nothing is answered without its headers.
+            .layer(from_fn(guard))
+    }
+}
+
+/// There is no such page; strangers are not even told that.
+async fn nothing(_: Frame) -> Failure {
+    Failure::missing("There is no such page.")
+}

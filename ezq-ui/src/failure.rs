@@ -1,0 +1,73 @@
+//! What a page says when it cannot show what was asked for.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use ezq::ErrorKind;
+
+use crate::text::one_line;
+
+/// After so long a question to the database is given up.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// A failure to be shown as a page. It travels in the extensions of a response, because the frame of the
+/// page depends on the request: see [`crate::frame::show_failures`].
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+    /// What was probably meant: its name, and its place inside the dashboard.
+    pub(crate) suggestion: Option<(String, String)>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+            suggestion: None,
+        }
+    }
+
+    pub(crate) fn forbidden(text: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, text)
+    }
+
+    pub(crate) fn missing(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    pub(crate) fn wrong(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// The database did not answer in time.
+    pub(crate) fn slow() -> Self {
+        let text = format!("The database gave no answer within {LIMIT:?}.");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, text)
+    }
+}
+
+impl From<ezq::Error> for Failure {
+    fn from(error: ezq::Error) -> Self {
+        let status = match error.kind() {
+            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing => StatusCode::NOT_FOUND,
+            ErrorKind::InvalidQueueName | ErrorKind::InvalidPattern | ErrorKind::Configuration => {
+                StatusCode::BAD_REQUEST
+            }
+            ErrorKind::LeaseLost | ErrorKind::ScheduleTaken => StatusCode::CONFLICT,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, one_line(&error))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,141 @@
+//! Who may look and act, and what every answer carries.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use ezq::testing::TestDatabase;
+use ezq_ui::{Access, Grant};
+
+use crate::stage::{application, bury, dead, get, mounted, operators, post, send};
+
+const PAGES: [&str; 12] = [
+    "/ops",
+    "/ops/queues",
+    "/ops/queues/orders",
+    "/ops/queues/orders/messages",
+    "/ops/queues/orders/dead",
+    "/ops/schedules",
+    "/ops/consumers",
+    "/ops/subscriptions",
+    "/ops/catalogue",
+    "/ops/replays",
+    "/ops/captures",
+    "/ops/health",
+];
+
+const ACTIONS: [(&str, &str); 9] = [
+    ("/ops/queues/orders/pause", "reason=x"),
+    ("/ops/queues/orders/resume", ""),
+    ("/ops/queues/orders/events/x/retry", "id=1"),
+    ("/ops/queues/orders/dead/selected/redrive", "id=1"),
+    ("/ops/queues/orders/dead/selected/discard", "id=1"),
+    ("/ops/queues/orders/dead/all/redrive", ""),
+    ("/ops/queues/orders/dead/all/discard", ""),
+    ("/ops/schedules/sweep/pause", ""),
+    ("/ops/schedules/sweep/run", ""),
+];
+
+#[ezq::test]
+async fn one_who_may_only_look_is_refused_every_action(database: TestDatabase) {
+    bury(&database, 1, "{}").await;
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, Access::read_only());
+    for page in PAGES {
+        assert_eq!(get(&router, page).await.status, StatusCode::OK, "{page}");
+    }
+    for (action, form) in ACTIONS {
+        let answer = post(&router, action, form).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{action}");
+    }
+    assert_eq!(dead(&ezq).await, 1);
+
+    let page = get(&router, "/ops/queues/orders").await.text;
+    assert!(page.contains("<button disabled>Pause the queue</button>"));
+}
+
+#[ezq::test]
+async fn one_without_access_sees_nothing(database: TestDatabase) {
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, Access::forbidden());
+    for page in PAGES.into_iter().chain(["/ops/nowhere"]) {
+        let answer = get(&router, page).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{page}");
+    }
+    for (action, form) in ACTIONS {
+        let answer = post(&router, action, form).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{action}");
+    }
+}
+
+#[ezq::test]
+async fn the_policy_decides_each_request(database: TestDatabase) {
+    let ezq = application(&database).await;
+    let access = Access::decided(|request| match request.headers.get("x-user") {
+        Some(_) => Grant::Read,
+        None => Grant::Forbidden,
+    });
+    let router = mounted(&ezq, access);
+    assert_eq!(get(&router, "/ops").await.status, StatusCode::FORBIDDEN);
+    let request = Request::get("/ops").header("x-user", "ada");
+    let answer = send(&router, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[ezq::test]
+async fn a_write_that_another_site_sends_does_nothing(database: TestDatabase) {
+    bury(&database, 1, "{}").await;
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, operators());
+    let path = "/ops/queues/orders/dead/all/discard";
+    for (name, value) in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.example"),
+        ("x-nothing", "at all"),
+    ] {
+        let request = Request::post(path)
+            .header("host", "ops.example")
+            .header(name, value)
+            .header("content-type", "application/x-www-form-urlencoded");
+        let answer = send(&router, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name}: {value}");
+    }
+    assert_eq!(dead(&ezq).await, 1);
+}
+
+#[ezq::test]
+async fn every_answer_has_its_headers(database: TestDatabase) {
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, operators());
+    for path in [
+        "/ops",
+        "/ops/nowhere",
+        "/ops/queues/missing",
+        "/ops/assets/none",
+    ] {
+        let headers = get(&router, path).await.headers;
+        let policy = headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("script-src 'self';"), "{path}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"));
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["referrer-policy"], "same-origin");
+        assert_eq!(headers["cache-control"], "no-store");
+    }
+
+    let page = get(&router, "/ops").await.text;
+    let asset = page
+        .split("href=\"")
+        .find(|part| part.contains(".css"))
+        .unwrap();
+    let asset = asset.split('"').next().unwrap();
+    assert!(asset.starts_with("/ops/assets/ezq."));
+    let answer = get(&router, asset).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(
+        answer.headers["cache-control"]
+            .to_str()
+            .unwrap()
+            .contains("immutable")
+    );
+    // Nothing inline, which the policy would block.
+    assert!(!page.contains(" style=") && !page.contains("<script>") && !page.contains(" onclick="));
+}

@@ -1,0 +1,232 @@
+//! A walk through every screen in a real browser, which also takes the screenshots of
+//! docs/screenshots/ where `SCREENSHOTS` names a folder.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use axum::Router;
+use ezq::sqlx;
+use ezq::testing::TestDatabase;
+use ezq_ui::Dashboard;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use crate::skip;
+use crate::stage::{application, bury, dead, operators, publish};
+
+const SCREENS: [(&str, &str); 13] = [
+    ("overview", "/ops"),
+    ("queues", "/ops/queues"),
+    ("queue", "/ops/queues/orders"),
+    ("messages", "/ops/queues/orders/messages"),
+    ("dead-letters", "/ops/queues/orders/dead"),
+    (
+        "dead-letters-preview",
+        "/ops/queues/orders/dead/all/redrive",
+    ),
+    ("schedules", "/ops/schedules"),
+    ("consumers", "/ops/consumers"),
+    ("subscriptions", "/ops/subscriptions?type=order.paid"),
+    ("catalogue", "/ops/catalogue"),
+    ("replays", "/ops/replays"),
+    ("captures", "/ops/captures"),
+    ("health", "/ops/health"),
+];
+
+/// A browser, and the driver that ends with it.
+struct Browser {
+    client: Client,
+    _driver: Child,
+}
+
+impl Browser {
+    /// `None` where the machine has no Chromium.
+    async fn start(test: &str) -> Option<Self> {
+        let chromium = skip::program("chromium", "chromium", test)?;
+        let driver = skip::program("chromedriver", "chromium-driver", test)?;
+        let mut driver = Command::new(driver)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            let port = line.split("on port ").nth(1);
+            let port = port.and_then(|port| port.trim_end_matches('.').parse::<u16>().ok());
+            if let Some(port) = port.filter(|port| *port > 0) {
+                break port;
+            }
+        };
+        // Its later lines are read too, or it would wait for a reader.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+
+        let options = json!({
+            "binary": chromium,
+            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        });
+        let logged = json!({"browser": "ALL"});
+        let wanted = [
+            ("goog:chromeOptions".to_owned(), options),
+            ("goog:loggingPrefs".to_owned(), logged),
+        ];
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(wanted.into_iter().collect())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        Some(Self {
+            client,
+            _driver: driver,
+        })
+    }
+
+    async fn go(&self, url: &str) {
+        self.client.goto(url).await.unwrap();
+    }
+
+    async fn picture(&self, folder: &Path, name: &str) {
+        let png = self.client.screenshot().await.unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), png).unwrap();
+    }
+}
+
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+#[ezq::test]
+async fn every_screen_fits_and_runs_without_an_error(database: TestDatabase) {
+    let test = "every_screen_fits_and_runs_without_an_error";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    bury(&database, 60, r#"{"order": 7}"#).await;
+    let ezq = application(&database).await;
+    for order in 0..40 {
+        let data = format!(r#"{{"order": {order}, "customer": "ada"}}"#);
+        publish(&ezq, "orders", "order.paid", &data).await;
+        publish(&ezq, "mails", "mail.wanted", &data).await;
+    }
+    ezq.queues()
+        .pause("mails")
+        .by("grace")
+        .reason("the provider is down")
+        .await
+        .unwrap();
+    ezq.subscriptions()
+        .unwrap()
+        .add("orders", "order.*")
+        .await
+        .unwrap();
+    let id = publish(
+        &ezq,
+        "orders",
+        "order.paid",
+        r#"{"order": 9007199254740993}"#,
+    )
+    .await;
+
+    let dashboard = Dashboard::new(ezq.clone(), operators());
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+    let pictures = std::env::var_os("SCREENSHOTS").map(PathBuf::from);
+    let event = format!("/ops/queues/orders/events/{id}");
+    let screens = SCREENS.into_iter().chain([("message", event.as_str())]);
+    for (name, path) in screens {
+        for (width, suffix) in [(1280, ""), (390, "-narrow")] {
+            browser.client.set_window_size(width, 900).await.unwrap();
+            for theme in ["light", "dark"] {
+                browser.go(&format!("{base}{path}")).await;
+                let set = "document.documentElement.dataset.theme = arguments[0]";
+                browser
+                    .client
+                    .execute(set, vec![json!(theme)])
+                    .await
+                    .unwrap();
+                if let Some(folder) = &pictures {
+                    browser
+                        .picture(folder, &format!("{name}-{theme}{suffix}"))
+                        .await;
+                }
+            }
+            let wide = "return document.documentElement.scrollWidth - window.innerWidth";
+            let over = browser.client.execute(wide, Vec::new()).await.unwrap();
+            assert!(
+                over.as_i64().unwrap() <= 0,
+                "{name} at {width}: {over} px too wide"
+            );
+        }
+        let heading = browser.client.find(Locator::Css("h1")).await.unwrap();
+        assert!(!heading.text().await.unwrap().is_empty(), "{name}");
+    }
+    browser.client.clone().close().await.unwrap();
+}
+
+#[ezq::test]
+async fn many_dead_letters_are_redriven_by_a_filter(database: TestDatabase) {
+    let test = "many_dead_letters_are_redriven_by_a_filter";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    bury(&database, 1, "{}").await;
+    let ezq = application(&database).await;
+    // Many copies of one that died in earnest.
+    sqlx::raw_sql(
+        "INSERT INTO pgmq.q_orders_dlq (vt, message, headers)
+         SELECT vt, message, headers FROM pgmq.q_orders_dlq, generate_series(1, 9999)",
+    )
+    .execute(ezq.pool())
+    .await
+    .unwrap();
+
+    let dashboard = Dashboard::new(ezq.clone(), operators());
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+    browser
+        .go(&format!("{base}/ops/queues/orders/dead?type=order.paid"))
+        .await;
+    let all = Locator::LinkText("Redrive all that match…");
+    browser
+        .client
+        .find(all)
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    let preview = browser.client.find(Locator::Css(".preview")).await.unwrap();
+    let said = preview.text().await.unwrap();
+    assert!(said.contains("10,000 dead letters"), "{said}");
+    let button = Locator::Css("main form button");
+    browser
+        .client
+        .find(button)
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    browser.client.find(Locator::Css(".run")).await.unwrap();
+
+    let moved = async {
+        while dead(&ezq).await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), moved)
+        .await
+        .unwrap();
+    assert_eq!(
+        ezq.queues().get("orders").await.unwrap().ready.value,
+        10_000
+    );
+    browser.client.clone().close().await.unwrap();
+}

@@ -1,0 +1,9 @@
+//! Tests of the dashboard: each on a database of its own, by requests and by a real browser.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod access;
+mod browser;
+mod outages;
+mod pages;
+mod skip;
+mod stage;
