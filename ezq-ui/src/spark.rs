@@ -36,6 +36,10 @@ pub(crate) fn svg(points: &[Point], now: DateTime<Utc>) -> String {
             let _ = write!(line, "{letter}{x:.1} {y:.1}");
             let _ = write!(area, "L{x:.1} {y:.1}");
         }
+        // A line of no length, whose round ends make a dot.
+        if places.len() == 1 {
+            line.push_str("h0");
+        }
         let _ = write!(area, "L{:.1} {HEIGHT}Z", end.0);
     }
 
@@ -82,7 +86,7 @@ mod tests {
     fn a_queue_that_was_always_empty_has_a_line_at_the_bottom() {
         let now = Utc::now();
         let point = Point { at: now, ready: 0 };
-        assert!(svg(&[point], now).contains(r#"d="M120.0 22.0""#));
+        assert!(svg(&[point], now).contains(r#"d="M120.0 22.0h0""#));
         assert!(svg(&[], now).contains(r#"class="line" d="""#));
     }
 }
