@@ -33,3 +33,8 @@ mod watched;
 pub use access::{Access, Grant};
 pub use dashboard::Dashboard;
 pub use payload::Payload;
+
+/// Compiles the programs of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/dashboard.md")]
+mod guide {}
