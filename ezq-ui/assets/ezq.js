@@ -6,7 +6,8 @@ let isPaused = false;
 
 // Nobody looks at a hidden page, and a paused one is to stay as it is.
 document.addEventListener("htmx:before:request", (event) => {
-  if (event.target.id === "poll" && (isPaused || document.hidden)) event.preventDefault();
+  const isRefresh = event.target.id === "poll" || event.target.id === "runs";
+  if (isRefresh && (isPaused || document.hidden)) event.preventDefault();
 });
 
 document.addEventListener("visibilitychange", () => {
@@ -51,11 +52,12 @@ document.addEventListener("click", async (event) => {
   const before = button.textContent;
   try {
     const answer = await fetch(button.dataset.copy);
+    if (!answer.ok) throw new Error(answer.statusText);
     await navigator.clipboard.writeText(await answer.text());
     button.textContent = "Copied";
   } catch {
-    // Browsers allow it to pages of this machine or with TLS only.
-    button.textContent = "Not allowed: use “Show as JSON”";
+    // No answer; or the clipboard, which browsers allow to pages of this machine or with TLS only.
+    button.textContent = "Not copied: use “Show as JSON”";
   }
   setTimeout(() => { button.textContent = before; }, 2000);
 });

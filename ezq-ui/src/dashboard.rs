@@ -55,8 +55,8 @@ impl Dashboard {
         }
     }
 
-    /// Replaces payloads before they are shown or copied, by what `redact` returns. Headers and errors are
-    /// not payloads: what a handler writes into an error is shown.
+    /// Replaces payloads before they are shown or copied, by what `redact` returns. Keys, headers, an
+    /// event's attributes and errors are not payloads: what a handler writes into an error is shown.
     ///
     /// ```no_run
     /// use std::borrow::Cow;
@@ -64,8 +64,9 @@ impl Dashboard {
     ///
     /// # fn example(ezq: ezq::Ezq) -> Dashboard {
     /// Dashboard::new(ezq, Access::read_only()).redact(|payload| match payload.event_type {
-    ///     Some("card.charged") => Cow::Borrowed("\"redacted\""),
-    ///     _ => Cow::Borrowed(payload.data),
+    ///     Some("order.paid" | "order.sent") => Cow::Borrowed(payload.data),
+    ///     // Also what has no type, such as a body that is damaged.
+    ///     _ => Cow::Borrowed("\"redacted\""),
     /// })
     /// # }
     /// ```

@@ -44,7 +44,10 @@ impl Failure {
 
     /// The database did not answer in time.
     pub(crate) fn slow() -> Self {
-        let text = format!("The database gave no answer within {LIMIT:?}.");
+        let text = format!(
+            "The database gave no answer within {LIMIT:?}. An action may still be done: look before you \
+             repeat it."
+        );
         Self::new(StatusCode::GATEWAY_TIMEOUT, text)
     }
 }

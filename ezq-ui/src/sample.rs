@@ -129,7 +129,14 @@ async fn failing(ezq: &Ezq, queues: &[QueueSummary]) -> Result<Vec<FailingHandle
     let with_retries = queues.iter().filter(|queue| !queue.retrying.is_zero());
     for queue in with_retries.take(LOOKED_INTO) {
         let events = ezq.events(&queue.queue)?;
-        let page = events.page(EventState::Retrying).limit(EVENTS).await?;
+        let page = match events.page(EventState::Retrying).limit(EVENTS).await {
+            Ok(page) => page,
+            // It was dropped meanwhile, or may not be read. The other figures are none the worse.
+            Err(failure) => {
+                tracing::debug!(queue = %queue.queue, %failure, "failing handlers are not shown");
+                continue;
+            }
+        };
         let mut found = BTreeMap::<HandlerName, FailingHandler>::new();
         for event in &page.events {
             count(event, page.next.is_some(), &mut found);

@@ -48,6 +48,7 @@ struct Page {
     next: Option<String>,
     is_first: bool,
     runs: Vec<RunView>,
+    is_running: bool,
     redrive_all: String,
     discard_all: String,
 }
@@ -92,9 +93,9 @@ pub(crate) async fn overview(State(board): State<Board>, frame: Frame) -> Respon
 
 pub(crate) async fn show(
     State(board): State<Board>,
+    frame: Frame,
     Path(name): Path<String>,
     Query(query): Query<FilterQuery>,
-    frame: Frame,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let filter = query.filter()?;
@@ -114,11 +115,8 @@ pub(crate) async fn show(
         .iter()
         .map(|run| RunView::of(run))
         .collect();
-    // Progress is worth to be looked at; a list in which somebody selects must stay as it is.
-    let frame = match runs.iter().any(|run| run.is_running) {
-        true => frame.live(),
-        false => frame,
-    };
+    // Only the progress is refreshed: a list in which somebody selects must stay as it is.
+    let is_running = runs.iter().any(|run| run.is_running);
     let bulk = format!("{path}/all/");
 
     Ok(render(&Page {
@@ -130,6 +128,7 @@ pub(crate) async fn show(
         next: found.next.map(|next| query.next(&path, next.as_str())),
         is_first: query.after.is_empty(),
         runs,
+        is_running,
         redrive_all: query.address(&format!("{bulk}redrive")),
         discard_all: query.address(&format!("{bulk}discard")),
         queue_href,
@@ -163,12 +162,15 @@ impl RunView {
 /// What an action on all that match would do.
 pub(crate) async fn preview(
     State(board): State<Board>,
+    frame: Frame,
     Path((name, action)): Path<(String, String)>,
     Query(query): Query<FilterQuery>,
-    frame: Frame,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let action = Action::of(&action).ok_or_else(|| Failure::missing("There is no such action."))?;
+    // By the clock of the database, which says when a letter died.
+    let now = board.ask(board.ezq.queues().get(&queue)).await?.at;
+    let query = query.fixed(now)?;
     let found = count(&board, &queue, &query).await?;
 
     let frame = frame.page(
@@ -184,7 +186,7 @@ pub(crate) async fn preview(
         filter: query.says(),
         count: text::counted(found.count, "dead letter"),
         is_exact: found.is_exact,
-        is_empty: found.is_exact && found.count == 0,
+        is_empty: found.count == 0,
         rows: found
             .first
             .iter()
@@ -265,7 +267,7 @@ pub(crate) async fn selected(
     Ok(prefix.redirect(&done.at(&path, count)))
 }
 
-/// The filter of an action on all that match, and whether it was looked at.
+/// The filter of an action on all that match, as its preview has fixed it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct AllForm {
     #[serde(flatten)]
@@ -281,8 +283,13 @@ pub(crate) async fn all(
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let action = Action::of(&action).ok_or_else(|| Failure::missing("There is no such action."))?;
+    // Without the time of a preview nobody has seen what this would change.
+    if form.filter.until.is_empty() {
+        return Err(Failure::wrong(
+            "Look at the preview first: what it shows is what is changed.",
+        ));
+    }
     let filter = form.filter.filter()?;
-    // What matches now counts, and not what the preview has counted.
     let run = Run {
         action,
         queue: queue.clone(),

@@ -1,6 +1,6 @@
 //! The filter of a list of events, as it stands in the address of a page.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use ezq::admin::EventFilter;
 use serde::Deserialize;
 
@@ -78,6 +78,26 @@ impl FilterQuery {
             });
         }
         chips
+    }
+
+    /// The same conditions with exact times, met by nothing that was stored at `now` or later. What comes
+    /// while somebody looks at a preview is not of it.
+    pub(crate) fn fixed(&self, now: DateTime<Utc>) -> Result<Self, Failure> {
+        let exact = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let since = match self.since.is_empty() {
+            true => String::new(),
+            false => exact(moment(&self.since)?),
+        };
+        let until = match self.until.is_empty() {
+            true => now,
+            false => moment(&self.until)?.min(now),
+        };
+
+        Ok(Self {
+            since,
+            until: exact(until),
+            ..self.clone()
+        })
     }
 
     /// The conditions for people: `type order.paid, handler mail`.

@@ -34,6 +34,8 @@ struct Page {
     queue_href: String,
     title: String,
     here: String,
+    /// The address of the same as JSON, with what this page shows.
+    as_json: String,
     copies: Vec<CopyView>,
     unread: Vec<String>,
 }
@@ -75,8 +77,9 @@ struct CopyJson<'a> {
     deliveries: u32,
     error: Option<&'a str>,
     headers: &'a serde_json::Map<String, serde_json::Value>,
-    /// The data with every digit of its numbers; a text if it is no JSON.
-    data: Box<RawValue>,
+    /// The data with every digit of its numbers; a text if it is no JSON; absent while it is hidden.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
 }
 
 /// What the two kinds of page have in common.
@@ -98,9 +101,9 @@ pub(crate) struct MessageQuery {
 
 pub(crate) async fn event(
     State(board): State<Board>,
+    frame: Frame,
     Path((name, event_id)): Path<(String, String)>,
     Query(query): Query<MessageQuery>,
-    frame: Frame,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     // Only of this queue: other copies have pages of their own.
@@ -125,9 +128,9 @@ pub(crate) async fn event(
 
 pub(crate) async fn letter(
     State(board): State<Board>,
+    frame: Frame,
     Path((name, id)): Path<(String, String)>,
     Query(query): Query<MessageQuery>,
-    frame: Frame,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let letters = board.ezq.dead_letters(&queue)?;
@@ -227,6 +230,10 @@ fn page_of(
         queue: queue.to_string(),
         queue_href: frame.to(&format!("/queues/{}", text::encoded(queue.as_str()))),
         title: frame.title.clone(),
+        as_json: match is_asked_for {
+            true => format!("{here}?format=json&show=data"),
+            false => format!("{here}?format=json"),
+        },
         here,
         copies,
         unread,
@@ -311,16 +318,13 @@ impl Stored<'_> {
             deliveries: self.copy.deliveries,
             error: messages::error(self.copy),
             headers: self.copy.headers.as_object(),
-            data: raw(data),
+            data: data.map(raw),
         }
     }
 }
 
 /// A text as JSON: as it is, or as a text if it is no JSON.
-fn raw(data: Option<String>) -> Box<RawValue> {
-    let Some(data) = data else {
-        return RawValue::NULL.to_owned();
-    };
+fn raw(data: String) -> Box<RawValue> {
     // What was stored raw may be no JSON at all.
     let quoted = serde_json::Value::String(data.clone()).to_string();
     RawValue::from_string(data)

@@ -137,9 +137,9 @@ pub(crate) fn error(event: &EventCopy) -> Option<&str> {
 
 pub(crate) async fn show(
     State(board): State<Board>,
+    frame: Frame,
     Path(name): Path<String>,
     Query(mut query): Query<FilterQuery>,
-    frame: Frame,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     if query.state.is_empty() {

@@ -59,8 +59,8 @@ struct KeyRow {
 
 pub(crate) async fn show(
     State(board): State<Board>,
-    Path(name): Path<String>,
     frame: Frame,
+    Path(name): Path<String>,
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let reading = board.sample.look().await;

@@ -75,8 +75,8 @@ pub(crate) struct TryQuery {
 
 pub(crate) async fn show(
     State(board): State<Board>,
-    Query(query): Query<TryQuery>,
     frame: Frame,
+    Query(query): Query<TryQuery>,
 ) -> Result<Response, Failure> {
     let reading = board.subscriptions.look().await;
     let tried = query.event_type.trim().to_owned();

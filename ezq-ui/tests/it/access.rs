@@ -56,7 +56,12 @@ async fn one_who_may_only_look_is_refused_every_action(database: TestDatabase) {
 async fn one_without_access_sees_nothing(database: TestDatabase) {
     let ezq = application(&database).await;
     let router = mounted(&ezq, Access::forbidden());
-    for page in PAGES.into_iter().chain(["/ops/nowhere"]) {
+    let malformed = [
+        "/ops/nowhere",
+        "/ops/queues/%FF",
+        "/ops/queues/orders/messages?state=a&state=b",
+    ];
+    for page in PAGES.into_iter().chain(malformed) {
         let answer = get(&router, page).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{page}");
     }

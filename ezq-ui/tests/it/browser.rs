@@ -204,7 +204,9 @@ async fn many_dead_letters_are_redriven_by_a_filter(database: TestDatabase) {
         .unwrap();
     let preview = browser.client.find(Locator::Css(".preview")).await.unwrap();
     let said = preview.text().await.unwrap();
-    assert!(said.contains("10,000 dead letters"), "{said}");
+    // A busy machine may not count all of them in the time of a page.
+    let is_counted = said.contains("10,000 dead letters");
+    assert!(is_counted || said.starts_with("At least "), "{said}");
     let button = Locator::Css("main form button");
     browser
         .client

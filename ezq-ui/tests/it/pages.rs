@@ -116,7 +116,15 @@ async fn payloads_are_redacted_and_hidden_as_the_owner_says(database: TestDataba
         assert!(shown.contains("****") && !shown.contains("4111"), "{shown}");
     }
     let json = get(&router, &format!("{event}?format=json")).await.text;
-    assert!(!json.contains("****"), "{json}");
+    assert!(
+        !json.contains("****") && !json.contains("\"data\""),
+        "{json}"
+    );
+    let shown = get(&router, &format!("{event}?show=data")).await.text;
+    assert!(
+        shown.contains("format=json&#38;show=data\">Copy as JSON"),
+        "{shown}"
+    );
 }
 
 #[ezq::test]
@@ -201,20 +209,48 @@ async fn dead_letters_are_redriven_by_id_and_discarded_by_filter(database: TestD
         get(&router, none)
             .await
             .text
-            .contains("No dead letter fits: type other.")
+            .contains("No dead letter fits: type other, until ")
     );
     let all = "/ops/queues/orders/dead/all/discard";
     let preview = get(&router, &format!("{all}?type=order.paid")).await.text;
     assert!(preview.contains("<b>119 dead letters</b>"), "{preview}");
-    post(&router, all, "type=order.paid").await;
+    let until = preview.split("name=\"until\" value=\"").nth(1).unwrap();
+    let until = until.split('"').next().unwrap();
+
+    // What dies after the preview was not in it: one more, and the one that was redriven. Without a
+    // preview nothing is done.
+    bury(&database, 1, "{}").await;
+    let blind = post(&router, all, "type=order.paid").await;
+    assert_eq!(blind.status, StatusCode::BAD_REQUEST);
+    assert_eq!(dead(&ezq).await, 121);
+    let form = format!("type=order.paid&until={until}");
+    assert_eq!(
+        post(&router, all, &form).await.status,
+        StatusCode::SEE_OTHER
+    );
     let emptied = async {
-        while dead(&ezq).await > 0 {
+        while dead(&ezq).await > 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), emptied)
         .await
         .unwrap();
+
+    let run_ended = async {
+        let page = "/ops/queues/orders/dead";
+        while get(&router, page)
+            .await
+            .text
+            .contains("hx-trigger=\"every 2s\"")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), run_ended)
+        .await
+        .unwrap();
+    assert_eq!(dead(&ezq).await, 2);
 }
 
 #[ezq::test]
