@@ -99,6 +99,9 @@ async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDataba
             .len(),
         1
     );
+    for noun in ["consumer", "subscription", "schedule", "replay", "capture"] {
+        assert_eq!(ezq(&reader, &[noun, "list"]).code, 0, "{noun}");
+    }
     for arguments in [
         &["queue", "create", "invoices"][..],
         &["queue", "pause", "orders"],

@@ -4,6 +4,7 @@
 //! Every statement that changes a row names the state that it expects. So if several processes fire
 //! one tick, one of them succeeds. Times are the server's.
 
+use chrono::{DateTime, Utc};
 use ezq_core::engine::{Advance, KeptSchedules, Outgoing, Registration, ScheduleRow};
 use ezq_core::message::MessageId;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -57,6 +58,13 @@ pub(crate) async fn look(
         now.ok_or(sqlx::Error::RowNotFound)?,
         rows,
     ))
+}
+
+/// The time by the server's clock.
+pub(crate) async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar("SELECT clock_timestamp()")
+        .fetch_one(connection)
+        .await
 }
 
 fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {

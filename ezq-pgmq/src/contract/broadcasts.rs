@@ -49,6 +49,9 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn subscriptions(&self) -> Result<Vec<QueueSubscription>> {
+        if self.is_absent("subscriptions").await? {
+            return Ok(Vec::new());
+        }
         call_part!(self.inner, broadcasts, |connection| subscriptions::list(
             connection
         ))?
@@ -82,6 +85,9 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
+        if self.is_absent("event_parties").await? {
+            return Ok(Vec::new());
+        }
         call_part!(self.inner, broadcasts, |connection| {
             subscriptions::parties(connection, Some(event_type), None)
         })?
@@ -89,6 +95,9 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn parties_of(&self, app: &str) -> Result<Vec<EventParty>> {
+        if self.is_absent("event_parties").await? {
+            return Ok(Vec::new());
+        }
         let app = &*self.inner.settings.encoding.name(app);
         call_part!(self.inner, broadcasts, |connection| {
             subscriptions::parties(connection, None, Some(app))

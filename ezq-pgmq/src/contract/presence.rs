@@ -38,6 +38,9 @@ impl Presence for PgmqEngine {
     }
 
     async fn consumers(&self) -> Result<Vec<SeenConsumer>> {
+        if self.is_absent("consumers").await? {
+            return Ok(Vec::new());
+        }
         call_part!(self.inner, presence, |connection| presence::list(
             connection
         ))?

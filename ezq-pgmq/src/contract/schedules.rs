@@ -5,6 +5,7 @@ use ezq_core::engine::{Advance, Fired, Firing, KeptSchedules, Registration, Sche
 use ezq_core::{Error, Result};
 
 use crate::admin::schedules;
+use crate::connection::dedicated::call;
 use crate::engine::{PgmqEngine, call_part};
 use crate::error::{self, missing};
 use crate::message::storable;
@@ -20,6 +21,15 @@ impl PgmqEngine {
 #[async_trait]
 impl ScheduleStore for PgmqEngine {
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
+        // With schedules of its own the caller will store them.
+        if mine.is_empty() && self.is_absent("schedules").await? {
+            let now = call!(self.inner.connections.control, |connection| {
+                schedules::now(connection)
+            })?
+            .map_err(|failure| self.schedules_failed(failure))?;
+            return Ok(KeptSchedules::new(now, Vec::new()));
+        }
+
         let encoding = self.inner.settings.encoding;
         let written = |text| encoding.name(text).into_owned();
         let (names, definitions): (Vec<String>, Vec<String>) = mine

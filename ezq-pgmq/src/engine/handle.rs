@@ -52,6 +52,29 @@ macro_rules! call_part {
 }
 pub(crate) use call_part;
 
+impl PgmqEngine {
+    /// Whether a table of ezq's own is absent. What only reads asks this first: it creates nothing, and
+    /// its role may lack the right to.
+    pub(crate) async fn is_absent(&self, table: &str) -> Result<bool> {
+        call!(self.inner.connections.control, |connection| {
+            query_absent(connection, table)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+}
+
+async fn query_absent(connection: &mut PgConnection, table: &str) -> Result<bool, sqlx::Error> {
+    // Unlike `to_regclass`, the catalogue answers a role without rights on the schema as well.
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (
+           SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'ezq' AND c.relname = $1)",
+    )
+    .bind(table)
+    .fetch_one(connection)
+    .await
+}
+
 /// What a caller's transaction needs of the engine.
 impl PgmqEngine {
     /// Makes sure of a queue in which the caller's transaction will store messages, as

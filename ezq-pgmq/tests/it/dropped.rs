@@ -19,7 +19,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 /// What an application does, and what it needs of ezq's own tables.
-const USES: [(&str, &str, Use); 20] = [
+const USES: [(&str, &str, Use); 18] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
     ("ezq.dedupe", "TABLE", Use::SettleWithKey),
@@ -31,12 +31,10 @@ const USES: [(&str, &str, Use); 20] = [
     ("ezq.recipients", "FUNCTION", Use::Broadcast),
     ("ezq.store_copies", "FUNCTION", Use::Broadcast),
     ("ezq.event_parties", "TABLE", Use::Record),
-    ("ezq.event_parties", "TABLE", Use::Parties),
     ("ezq.schedules", "TABLE", Use::Look),
     ("ezq.schedules", "TABLE", Use::Register),
     ("ezq.schedules", "TABLE", Use::Fire),
     ("ezq.replays", "TABLE", Use::Replay),
-    ("ezq.replays", "TABLE", Use::ListReplays),
     ("ezq.controls", "TABLE", Use::Pause),
     ("ezq.controls", "TABLE", Use::Resume),
     ("ezq.consumers", "TABLE", Use::NoteConsumer),
@@ -53,12 +51,10 @@ enum Use {
     BroadcastIn,
     Subscribe,
     Record,
-    Parties,
     Look,
     Register,
     Fire,
     Replay,
-    ListReplays,
     Pause,
     Resume,
     NoteConsumer,
@@ -128,7 +124,6 @@ impl Use {
                     .await?;
             }
             Self::Record => engine.record(&[party()]).await?,
-            Self::Parties => drop(engine.parties("order.created").await?),
             Self::Look => drop(engine.look(&[("a", "daily")]).await?),
             Self::Register => drop(register(engine, key).await?),
             Self::Fire => {
@@ -140,7 +135,6 @@ impl Use {
                     .await?;
             }
             Self::Replay => drop(engine.replay(key, queue).await?),
-            Self::ListReplays => drop(engine.replays().list().await?),
             Self::Pause => drop(Pauses::pause(engine, &whole(queue), "Ada", None).await?),
             Self::Resume => drop(Pauses::resume(engine, &whole(queue)).await?),
             Self::NoteConsumer => engine.note(&[consumer(queue)]).await?,

@@ -59,6 +59,28 @@ async fn the_schema_comes_with_the_first_key_and_not_before() {
     assert_eq!(scalar::<i64>(&mut own, left).await, 0);
 }
 
+#[tokio::test]
+async fn what_only_looks_makes_no_table() {
+    let (url, _, mut own) = database().await;
+
+    for manages in [true, false] {
+        let config = PgmqConfig::url(&url).unwrap().manage_schema(manages);
+        let engine = PgmqEngine::connect(config).await.unwrap();
+
+        let broadcasts = engine.broadcasts().unwrap();
+        assert!(broadcasts.subscriptions().await.unwrap().is_empty());
+        assert!(broadcasts.parties("order.paid").await.unwrap().is_empty());
+        assert!(broadcasts.parties_of("shop").await.unwrap().is_empty());
+        let kept = engine.schedules().unwrap().look(&[]).await.unwrap();
+        assert!(kept.rows.is_empty());
+        let consumers = engine.presence().unwrap().consumers().await.unwrap();
+        assert!(consumers.is_empty());
+        assert!(engine.replays().list().await.unwrap().is_empty());
+        assert!(!engine.replays().remove("again").await.unwrap());
+        assert!(!stands(&mut own).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_who_need_it_at_once_make_one() {
     let (url, queue, mut own) = database().await;
