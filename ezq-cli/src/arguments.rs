@@ -11,6 +11,7 @@ use crate::dead_letters::DeadLetterVerb;
 use crate::events::EventVerb;
 use crate::global::Global;
 use crate::migrations::MigrateVerb;
+use crate::monitoring::MonitoringFile;
 use crate::queues::QueueVerb;
 use crate::replays::ReplayVerb;
 use crate::schedules::ScheduleVerb;
@@ -70,6 +71,13 @@ pub(crate) enum Noun {
 
     /// Check queues and consumers against limits, for monitoring
     Check(Check),
+
+    /// Print a file for monitoring, by the metrics that ezq exports
+    Generate {
+        /// Which file
+        #[arg(value_enum)]
+        file: MonitoringFile,
+    },
 
     /// Print completions for a shell
     Completions {

@@ -29,6 +29,7 @@ mod generated;
 mod global;
 mod letters;
 mod migrations;
+mod monitoring;
 mod names;
 mod output;
 mod queues;
@@ -87,6 +88,7 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Replay(verb) => replays::run(&session, verb).await,
             Noun::Migrate(verb) => migrations::run(&session, verb),
             Noun::Check(check) => check::run(&session, check).await,
+            Noun::Generate { file } => monitoring::generate(&session, file),
             Noun::Completions { shell } => generated::completions(&session, shell),
             Noun::Man => generated::manual(&session),
             #[cfg(feature = "embedded")]

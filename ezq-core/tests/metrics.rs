@@ -142,15 +142,21 @@ fn the_page_of_the_metrics_lists_what_the_code_has() {
     assert_eq!(documented, listed.collect::<Vec<_>>());
 }
 
-/// A file beside the page.
-fn document(name: &str) -> String {
+/// The page of the metrics.
+fn page() -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    std::fs::read_to_string(docs.join(name)).unwrap()
+    std::fs::read_to_string(docs.join("metrics.md")).unwrap()
+}
+
+/// A file that `ezq generate` prints.
+fn generated(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ezq-cli/monitoring");
+    std::fs::read_to_string(folder.join(name)).unwrap()
 }
 
 /// The queries of the alert rules, each with the name of its alert.
 fn alerts() -> Vec<(String, String)> {
-    let text = document("monitoring/alerts.yml");
+    let text = generated("alerts.yml");
     let rules = text.split("- alert: ").skip(1).map(|rule| {
         let (name, rest) = rule.split_once('\n').unwrap();
         let query = rest.split("expr:").nth(1).unwrap();
@@ -164,7 +170,7 @@ fn alerts() -> Vec<(String, String)> {
 
 /// The queries of the dashboard.
 fn panels() -> Vec<String> {
-    let text = document("monitoring/grafana.json");
+    let text = generated("grafana.json");
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
@@ -387,7 +393,7 @@ async fn the_queries_of_dashboard_and_alerts_ask_for_what_the_exporter_has() {
     }
 
     // The page says which alert uses what, and names all of them.
-    let page = document("metrics.md");
+    let page = page();
     let rows = page.lines().filter(|line| line.starts_with("| `ezq_"));
     let mut named = BTreeSet::new();
     for row in rows {

@@ -368,6 +368,20 @@ async fn a_check_compares_with_limits_in_every_format(database: TestDatabase) {
 }
 
 #[test]
+fn the_files_for_monitoring_are_printed_whole() {
+    let print = |file| crate::program::run(&mut command(&["generate", file]));
+
+    let dashboard = print("grafana");
+    assert_eq!(dashboard.code, 0);
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard.stdout).unwrap();
+    assert!(!dashboard["panels"].as_array().unwrap().is_empty());
+
+    let alerts = print("alerts");
+    assert!(alerts.code == 0 && alerts.stdout.contains("- alert: "));
+    print("nothing").fails(2, "grafana");
+}
+
+#[test]
 fn completions_and_the_manual_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = crate::program::run(&mut command(&["completions", shell]));
