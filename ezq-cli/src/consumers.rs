@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::Row;
-use crate::session::{Access, Session, nothing_if_absent};
+use crate::session::{Access, Session};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -23,8 +23,7 @@ pub(crate) async fn run(session: &Session, verb: ConsumerVerb) -> Result<(), Fai
 
 async fn list(session: &Session) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
-    let found = ezq.consumers().list().await;
-    let found = nothing_if_absent(&ezq, "consumers", found).await?;
+    let found = ezq.consumers().list().await?;
     ezq.close().await;
 
     let rows: Vec<ConsumerRow<'_>> = found.iter().map(ConsumerRow::of).collect();

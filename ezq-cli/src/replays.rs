@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
-use crate::session::{Access, Session, nothing_if_absent};
+use crate::session::{Access, Session};
 use crate::text;
 use crate::values;
 
@@ -63,8 +63,7 @@ pub(crate) async fn run(session: &Session, verb: ReplayVerb) -> Result<(), Failu
 
 async fn list(session: &Session) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
-    let found = ezq.pgmq().replays().list().await;
-    let found = nothing_if_absent(&ezq, "replays", found).await?;
+    let found = ezq.pgmq().replays().list().await?;
     ezq.close().await;
 
     let rows: Vec<ReplayRow<'_>> = found.iter().map(ReplayRow::of).collect();

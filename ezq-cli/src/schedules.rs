@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
-use crate::session::{Access, Session, nothing_if_absent};
+use crate::session::{Access, Session};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -49,7 +49,7 @@ async fn list(session: &Session) -> Result<(), Failure> {
 }
 
 async fn all(ezq: &Ezq) -> Result<Vec<ScheduleStatus>, Failure> {
-    nothing_if_absent(ezq, "schedules", ezq.schedules()?.list().await).await
+    Ok(ezq.schedules()?.list().await?)
 }
 
 async fn set_paused(session: &Session, name: &str, pause: bool) -> Result<(), Failure> {

@@ -2,8 +2,8 @@
 
 use std::io;
 
+use ezq::Ezq;
 use ezq::pgmq::PgmqConfig;
-use ezq::{ErrorKind, Ezq, sqlx};
 use tracing::level_filters::LevelFilter;
 
 use crate::contexts;
@@ -91,36 +91,6 @@ impl Session {
                      EZQ_DATABASE_URL or DATABASE_URL",
                 )
             })
-    }
-}
-
-/// What was read of a table of ezq's own. A table that nobody has created yet holds nothing.
-pub(crate) async fn nothing_if_absent<T>(
-    ezq: &Ezq,
-    table: &str,
-    found: ezq::Result<Vec<T>>,
-) -> Result<Vec<T>, Failure> {
-    match found {
-        // The kind also means that the role may not read the table, and then it holds who knows what.
-        Err(error) if error.kind() == ErrorKind::SchemaMissing => {
-            let statement = "SELECT EXISTS (
-                SELECT FROM pg_catalog.pg_class c
-                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-                WHERE n.nspname OPERATOR(pg_catalog.=) 'ezq'
-                  AND c.relname OPERATOR(pg_catalog.=) $1::name)";
-            let exists: bool = sqlx::query_scalar(statement)
-                .bind(table)
-                .fetch_one(ezq.pool())
-                .await
-                .map_err(|error| {
-                    Failure::error(format!("the catalogue cannot be read: {error}"))
-                })?;
-            match exists {
-                true => Err(error.into()),
-                false => Ok(Vec::new()),
-            }
-        }
-        found => Ok(found?),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::confirmation::confirm;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
-use crate::session::{Access, Session, nothing_if_absent};
+use crate::session::{Access, Session};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -70,7 +70,7 @@ pub(crate) async fn run(session: &Session, verb: SubscriptionVerb) -> Result<(),
 }
 
 async fn all(ezq: &Ezq) -> Result<Vec<QueueSubscription>, Failure> {
-    nothing_if_absent(ezq, "subscriptions", ezq.subscriptions()?.list().await).await
+    Ok(ezq.subscriptions()?.list().await?)
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
@@ -84,8 +84,7 @@ async fn list(session: &Session) -> Result<(), Failure> {
 
 async fn test(session: &Session, event_type: &str) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
-    let found = ezq.subscriptions()?.test(event_type).await;
-    let found = nothing_if_absent(&ezq, "subscriptions", found).await?;
+    let found = ezq.subscriptions()?.test(event_type).await?;
     ezq.close().await;
 
     let rows: Vec<RecipientRow<'_>> = found.iter().map(RecipientRow::of).collect();

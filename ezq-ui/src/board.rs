@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ezq::admin::{Health, QueueSubscription, ScheduleStatus};
 use ezq::pgmq::{CapturedTable, ReplayProgress};
-use ezq::{ErrorKind, Ezq, Result, sqlx};
+use ezq::{Ezq, Result};
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
@@ -51,23 +51,20 @@ impl Board {
                 let trails = Arc::clone(&trails);
                 async move { trails.sample(&ezq).await }
             }),
-            schedules: watched(&ezq, every, |ezq| async move {
-                let found = async { ezq.schedules()?.list().await }.await;
-                nothing_if_absent(&ezq, "schedules", found).await
-            }),
+            schedules: watched(
+                &ezq,
+                every,
+                |ezq| async move { ezq.schedules()?.list().await },
+            ),
             subscriptions: watched(&ezq, every, |ezq| async move {
-                let found = async { ezq.subscriptions()?.list().await }.await;
-                nothing_if_absent(&ezq, "subscriptions", found).await
+                ezq.subscriptions()?.list().await
             }),
             captures: watched(
                 &ezq,
                 every,
                 |ezq| async move { ezq.captures().list().await },
             ),
-            replays: watched(&ezq, every, |ezq| async move {
-                let found = ezq.replays().list().await;
-                nothing_if_absent(&ezq, "replays", found).await
-            }),
+            replays: watched(&ezq, every, |ezq| async move { ezq.replays().list().await }),
             health: watched(&ezq, every, |ezq| async move { Ok(ezq.health().await) }),
             ezq,
             access,
@@ -101,27 +98,4 @@ where
 {
     let ezq = ezq.clone();
     Watched::new(every, move || ask(ezq.clone()).boxed())
-}
-
-/// What was read of a table of ezq's own. A table that nobody has created yet holds nothing.
-async fn nothing_if_absent<T>(ezq: &Ezq, table: &str, found: Result<Vec<T>>) -> Result<Vec<T>> {
-    match found {
-        // The kind also means that the role may not read the table, and then it holds who knows what.
-        Err(error) if error.kind() == ErrorKind::SchemaMissing => {
-            let statement = "SELECT EXISTS (
-                SELECT FROM pg_catalog.pg_class c
-                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-                WHERE n.nspname OPERATOR(pg_catalog.=) 'ezq'
-                  AND c.relname OPERATOR(pg_catalog.=) $1::name)";
-            let exists = sqlx::query_scalar(statement)
-                .bind(table)
-                .fetch_one(ezq.pool())
-                .await;
-            match exists {
-                Ok(false) => Ok(Vec::new()),
-                Ok(true) | Err(_) => Err(error),
-            }
-        }
-        found => found,
-    }
 }

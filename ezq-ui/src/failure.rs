@@ -5,8 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ezq::ErrorKind;
-
-use crate::text::one_line;
+use ezq::error::error_chain;
 
 /// After so long a question to the database is given up.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -63,7 +62,7 @@ impl From<ezq::Error> for Failure {
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, one_line(&error))
+        Self::new(status, error_chain(&error))
     }
 }
 

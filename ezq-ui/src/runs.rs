@@ -88,7 +88,7 @@ impl Runs {
         // Not tied to the request: a browser that goes away must not end it half-way.
         tokio::spawn(async move {
             let ended = run.go(&ezq, &filter).await;
-            let failure = ended.err().map(|error| crate::text::one_line(&error));
+            let failure = ended.err().map(|error| ezq::error::error_chain(&error));
             *run.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
             after();
         });

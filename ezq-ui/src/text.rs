@@ -140,23 +140,6 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     best.map(|(_, known)| known)
 }
 
-/// An error and its causes in one line.
-pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        // Some errors end with the text of their source, which would then appear twice.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -275,7 +275,7 @@ impl Stored<'_> {
             _ => String::new(),
         };
         let unreadable = match &self.envelope {
-            Err(error) => crate::text::one_line(error),
+            Err(error) => ezq::error::error_chain(error),
             Ok(_) => String::new(),
         };
 

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use ezq::error::error_chain;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::LIMIT;
-use crate::text::one_line;
 
 /// How long a page waits for figures: for one question that began just before, and for its own.
 const PATIENCE: Duration = Duration::from_millis(4_200);
@@ -147,7 +147,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
                     self.keep(asked, at, changes, value);
                     None
                 }
-                Ok(Ok(Err(error))) => Some(one_line(&error)),
+                Ok(Ok(Err(error))) => Some(error_chain(&error)),
                 Ok(Err(_)) => Some("the question panicked, which is a bug".to_owned()),
                 Err(_) => Some(format!("no answer within {LIMIT:?}")),
             };
