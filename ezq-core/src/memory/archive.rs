@@ -107,42 +107,43 @@ impl Queue {
         let dead = self
             .dead
             .values()
-            .filter_map(|letter| dead_copy(name, letter, event_id));
+            .filter_map(|letter| find_dead(name, letter, event_id));
 
         waiting.chain(archived).chain(dead).collect()
     }
 }
 
-fn dead_copy(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<EventCopy> {
-    let DeadLetter {
-        id,
-        original_id,
-        reason,
-        body,
-        headers,
-        enqueued_at,
-        died_at,
-        ..
-    } = letter;
-
-    let message_id = original_id.clone().unwrap_or_else(|| id.clone());
-    let event_type = find(queue, body, headers, &message_id, event_id)?;
-    let state = CopyState::Dead {
-        letter: id.clone(),
-        at: *died_at,
-        reason: reason.clone(),
-    };
-
-    let copy = EventCopy::new(queue, message_id, *enqueued_at, headers, state);
+/// A dead letter if it is the event with this id.
+fn find_dead(queue: &QueueName, letter: &DeadLetter, event_id: &str) -> Option<EventCopy> {
+    let copy = dead_copy(queue, letter);
+    let DeadLetter { body, headers, .. } = letter;
+    let event_type = find(queue, body, headers, &copy.message_id, event_id)?;
     let deliveries = headers
         .value(DEAD)
         .and_then(|dead| Death::read(dead).deliveries);
     Some(EventCopy {
         event_type,
-        body: Some(body.clone()),
         deliveries: deliveries.unwrap_or(0),
         ..copy
     })
+}
+
+/// A dead letter as a copy of its event, without the event's type.
+pub(super) fn dead_copy(queue: &QueueName, letter: &DeadLetter) -> EventCopy {
+    let state = CopyState::Dead {
+        letter: letter.id.clone(),
+        at: letter.died_at,
+        reason: letter.reason.clone(),
+    };
+    let message_id = letter.original_id.as_ref().unwrap_or(&letter.id).clone();
+    EventCopy::new(
+        queue,
+        message_id,
+        letter.enqueued_at,
+        &letter.headers,
+        state,
+    )
+    .body(letter.body.clone())
 }
 
 /// The type name of a message that is the event with this id. The flat form has its id by its place,

@@ -2,13 +2,12 @@
 
 use async_trait::async_trait;
 
+use super::archive::dead_copy;
 use super::clock::{self, Micros};
 use super::engine::MemoryEngine;
 use super::queue::{Queue, Stored};
 use crate::codec::wire::plain_type;
-use crate::engine::{
-    Browse, CopyState, DeadLetter, EventCopy, EventPage, EventState, PageCursor, PageRequest,
-};
+use crate::engine::{Browse, CopyState, EventCopy, EventPage, EventState, PageCursor, PageRequest};
 use crate::error::Result;
 use crate::message::headers::{CE_TYPE, CODEC, Headers};
 use crate::message::message_id::MessageId;
@@ -94,27 +93,8 @@ impl Queue {
 
     fn dead_copies(&self, name: &QueueName) -> Vec<(Place, EventCopy)> {
         let dead = self.dead.iter().map(|(number, letter)| {
-            let DeadLetter {
-                id,
-                original_id,
-                reason,
-                body,
-                headers,
-                enqueued_at,
-                died_at,
-                ..
-            } = letter;
-            let state = CopyState::Dead {
-                letter: id.clone(),
-                at: *died_at,
-                reason: reason.clone(),
-            };
-            let message = original_id.clone().unwrap_or_else(|| id.clone());
-            let copy = EventCopy::new(name, message, *enqueued_at, headers, state);
-            let copy = copy
-                .event_type(event_type(body, headers))
-                .body(body.clone());
-            ((0, *number), copy)
+            let event_type = event_type(&letter.body, &letter.headers);
+            ((0, *number), dead_copy(name, letter).event_type(event_type))
         });
         dead.collect()
     }
