@@ -364,6 +364,7 @@ async fn a_consumer_that_may_not_make_the_table_does_not_start() {
         .without_discovered_handlers();
     let builder = builder.register(keeper("1s")).manage_schema(false);
     let ezq = builder.connect().await.unwrap();
-    let error = ezq.consumer().queue("idle").run().await.unwrap_err();
+    let run = ezq.consumer().queue("idle").run();
+    let error = soon(run).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SchemaMissing);
 }

@@ -13,6 +13,16 @@ use crate::message::message_id::MessageId;
 /// The engine knows no calendar: the caller that fires a schedule says when its next tick is due.
 #[async_trait]
 pub trait ScheduleStore: Send + Sync {
+    /// Makes what the store needs to keep schedules, such as its table. A consumer that fires
+    /// schedules does not start before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SchemaMissing`](crate::ErrorKind::SchemaMissing) when the table is missing and may
+    /// not be created; otherwise when the store could not be asked.
+    async fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Every schedule, and the time. Schedules in `mine`, by name and definition, are recorded as seen
     /// now; the store may skip this for schedules that were seen a few seconds ago.
     ///

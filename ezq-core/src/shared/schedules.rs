@@ -68,6 +68,9 @@ impl Shared {
             return Ok(());
         }
 
+        self.schedule_store()?.prepare().await?;
+
+        // As one without definitions: a schedule of another application must not count as seen now.
         let KeptSchedules { now, rows } = self.look_at(&[]).await?;
         for planned in &self.schedules.planned {
             if let Some(row) = rows.iter().find(|row| row.name == planned.name) {

@@ -20,6 +20,19 @@ impl PgmqEngine {
 
 #[async_trait]
 impl ScheduleStore for PgmqEngine {
+    async fn prepare(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner
+            .tables
+            .schedules
+            .ensure(
+                &inner.connections.control,
+                &inner.connections.connector,
+                inner.settings.manage_schema,
+            )
+            .await
+    }
+
     async fn look(&self, mine: &[(&str, &str)]) -> Result<KeptSchedules> {
         // With schedules of its own the caller will store them.
         if mine.is_empty() && self.is_absent("schedules").await? {
