@@ -48,7 +48,7 @@ pub(crate) fn exact_time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 /// The reasons by which a dead letter can be selected.
-const REASONS: [ReasonKind; 8] = [
+const REASONS: [ReasonKind; 9] = [
     ReasonKind::Fatal,
     ReasonKind::MaxAttempts,
     ReasonKind::Undecodable,
@@ -57,6 +57,7 @@ const REASONS: [ReasonKind; 8] = [
     ReasonKind::MaxDeliveries,
     ReasonKind::StoreFailed,
     ReasonKind::Operator,
+    ReasonKind::Cancelled,
 ];
 
 /// Why a dead letter died, by the name that ezq stores.

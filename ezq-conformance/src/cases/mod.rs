@@ -13,6 +13,7 @@ mod after;
 mod archive;
 mod broadcast;
 mod browse;
+mod cancellations;
 mod concurrency;
 mod dead_letters;
 mod dedupe;
@@ -58,6 +59,7 @@ pub fn cases() -> Vec<Case> {
         queues::CASES,
         overview::CASES,
         pauses::CASES,
+        cancellations::CASES,
         browse::CASES,
         presence::CASES,
         transactions::CASES,

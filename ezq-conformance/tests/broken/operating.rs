@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    Browse, ConsumerPresence, Engine as _, EventFilter, EventPage, EventState, PageRequest, Pause,
-    PauseTarget, Pauses, Presence, QueueCounts, QueueOverview, QueuePauses, SeenConsumer, Settle,
-    TypeSearch,
+    Browse, CancelOrder, Cancellations, ConsumerPresence, Engine as _, EventFilter, EventPage,
+    EventState, PageRequest, Pause, PauseTarget, Pauses, Presence, QueueCancellations, QueueCounts,
+    QueueOverview, QueuePauses, SeenConsumer, Settle, TypeSearch,
 };
-use ezq_core::message::{HandlerName, QueueName};
+use ezq_core::message::{HandlerName, MessageId, QueueName};
 use tokio::sync::watch;
 
 use crate::engine::{Broken, Fault};
@@ -22,6 +22,33 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
             "a_pause_is_known_to_who_begins_to_watch",
             "a_missing_queue_is_not_paused",
         ],
+    ),
+    (
+        Fault::CancelsNothing,
+        &[
+            "a_cancellation_is_told_to_every_client_until_it_is_finished",
+            "a_cancellation_is_known_to_who_begins_to_watch",
+        ],
+    ),
+    (
+        Fault::KeepsTheFirstOrder,
+        &["a_second_order_replaces_the_first"],
+    ),
+    (
+        Fault::CancelsWhatIsGone,
+        &["only_a_message_of_the_queue_is_cancelled"],
+    ),
+    (
+        Fault::ArchivesWhatIsDiscarded,
+        &["a_discarded_message_is_gone_and_not_archived"],
+    ),
+    (
+        Fault::AcceptsStaleReceipts,
+        &["a_stale_receipt_discards_nothing"],
+    ),
+    (
+        Fault::FindsNoLetter,
+        &["the_dead_letter_of_a_message_is_found"],
     ),
     (
         Fault::ReleasesNothing,
@@ -102,7 +129,7 @@ impl Pauses for Broken {
     }
 
     async fn watch(&self, queue: &QueueName) -> Result<watch::Receiver<QueuePauses>> {
-        self.inner.watch(queue).await
+        Pauses::watch(&self.inner, queue).await
     }
 
     async fn release_held(&self, queue: &QueueName, handler: &HandlerName) -> Result<u64> {
@@ -131,6 +158,43 @@ impl Pauses for Broken {
             _ => {}
         }
         self.inner.search(queue, types, so_far).await
+    }
+}
+
+#[async_trait]
+impl Cancellations for Broken {
+    async fn ask(&self, queue: &QueueName, id: &MessageId, order: &CancelOrder) -> Result<bool> {
+        match self.fault {
+            Fault::CancelsNothing => return Ok(true),
+            Fault::KeepsTheFirstOrder => {
+                let watcher = Cancellations::watch(&self.inner, queue).await?;
+                let is_known = watcher.borrow().iter().any(|one| one.message_id == *id);
+                if is_known {
+                    return Ok(true);
+                }
+            }
+            Fault::CancelsWhatIsGone => {
+                self.inner.ask(queue, id, order).await?;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        self.inner.ask(queue, id, order).await
+    }
+
+    async fn watch(&self, queue: &QueueName) -> Result<watch::Receiver<QueueCancellations>> {
+        Cancellations::watch(&self.inner, queue).await
+    }
+
+    async fn finish(&self, queue: &QueueName, ids: &[MessageId]) -> Result<()> {
+        self.inner.finish(queue, ids).await
+    }
+
+    async fn letter_of(&self, queue: &QueueName, id: &MessageId) -> Result<Option<MessageId>> {
+        if self.is(Fault::FindsNoLetter) {
+            return Ok(None);
+        }
+        self.inner.letter_of(queue, id).await
     }
 }
 

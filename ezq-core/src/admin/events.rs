@@ -1,4 +1,5 @@
-//! The events of one queue as an operator sees them: page by page, filtered; and one of them tried at once.
+//! The events of one queue as an operator sees them: page by page, filtered; and one of them tried at once
+//! or cancelled.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -7,9 +8,10 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
+use crate::admin::cancel::CancelRequest;
 use crate::engine::reader::Reader;
 use crate::engine::{
-    Browse, Engine, EventFilter, EventPage, EventState, PageCursor, PageRequest, Settle,
+    Browse, Cancel, Engine, EventFilter, EventPage, EventState, PageCursor, PageRequest, Settle,
     SettleOutcome,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +19,7 @@ use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerState, Progress};
 use crate::runtime::cut_off;
+use crate::shared::Shared;
 
 /// How long a message is leased whose pauses are to end. Long enough for one settlement.
 const LEASE: Duration = Duration::from_secs(30);
@@ -26,6 +29,7 @@ const LONGEST_PAGE: usize = 1000;
 /// The events of one queue. Get it by [`App::events`](crate::app::App::events).
 #[derive(Clone)]
 pub struct Events<'a> {
+    inner: &'a Shared,
     engine: &'a Arc<dyn Engine>,
     browse: &'a dyn Browse,
     queue: QueueName,
@@ -33,17 +37,15 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    pub(crate) fn new(
-        engine: &'a Arc<dyn Engine>,
-        queue: QueueName,
-        reader: Reader,
-    ) -> Result<Self> {
+    pub(crate) fn new(inner: &'a Shared, queue: QueueName, reader: Reader) -> Result<Self> {
+        let engine = inner.services.engines.of(&queue);
         let browse = engine.browse().ok_or_else(|| {
             let name = engine.capabilities().name;
             let text = format!("the engine `{name}` does not support browsing events page by page");
             Error::new(ErrorKind::Unsupported, text)
         })?;
         Ok(Self {
+            inner,
             engine,
             browse,
             queue,
@@ -84,6 +86,43 @@ impl<'a> Events<'a> {
             events: self.clone(),
             request: PageRequest::new(self.queue.clone(), state),
         }
+    }
+
+    /// Cancels an event when awaited, in whatever process it is: by the id of its message.
+    ///
+    /// - One that **waits** (ready, scheduled, or for another attempt) is cancelled at once.
+    /// - One that a worker **has** is cancelled there: the
+    ///   [cancellation](crate::handler::Context::cancellation) of its handlers fires within a second as a
+    ///   rule, and within a few if a notification is lost. Handlers are cut off at their next `.await`,
+    ///   and a `Tx` is rolled back. Then the event is settled as `what` says, whatever its handlers
+    ///   returned, and events that they returned do not go out. A handler whose transaction has committed
+    ///   counts, so an event may be handled in spite of it.
+    ///
+    /// Events of its ordering key that wait behind it go on. A batch of a handler without `Tx` is not cut
+    /// off while other events are in it.
+    ///
+    /// ```
+    /// # use ezq_core::admin::{Cancel, CancelOutcome, EventState};
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::testing::TestApp;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app.queue("orders"))?;
+    /// let paid = app.publish(&Paid { order: 7 }).await?;
+    ///
+    /// let events = app.events("orders")?;
+    /// let cancelled = events.cancel(&paid.id, Cancel::Discard).by("Ada").reason("a test order").await?;
+    /// assert_eq!(cancelled, CancelOutcome::Cancelled);
+    /// assert!(events.page(EventState::Ready).await?.events.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn cancel(&self, id: &MessageId, what: Cancel) -> CancelRequest<'a> {
+        let by = self.inner.config.app.as_str();
+        let at = (self.engine, &self.inner.services);
+        CancelRequest::new(at, self.queue.clone(), id.clone(), (what, by))
     }
 
     /// Lets an event that waits for another attempt be tried at once. Its attempts so far still count.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`consumers`](crate::app::App::consumers) | [`Consumers`]: who runs where, and who is gone |
 //! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
-//! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered |
+//! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered; cancels one |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
@@ -24,6 +24,8 @@
 //!
 //! | to see | open |
 //! |---|---|
+//! | cancelling one event, whether it waits or runs | `cancel.rs` |
+//! | settling one message that waits | `by_hand.rs` |
 //! | consumers: who runs where | `consumers.rs` |
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
 //! | a queue's events, page by page | `events.rs` |
@@ -33,6 +35,8 @@
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
+pub(crate) mod by_hand;
+pub(crate) mod cancel;
 pub(crate) mod consumers;
 pub(crate) mod dead_letters;
 pub(crate) mod events;
@@ -45,10 +49,11 @@ pub(crate) mod summary;
 
 #[doc(no_inline)]
 pub use crate::engine::{
-    BlockedKey, Blocker, ConsumerPresence, CopyState, Count, EventCopy, EventFilter, EventPage,
-    EventState, EventStatus, History, PageCursor, Pause, PauseTarget, QueueStats,
+    BlockedKey, Blocker, Cancel, ConsumerPresence, CopyState, Count, EventCopy, EventFilter,
+    EventPage, EventState, EventStatus, History, PageCursor, Pause, PauseTarget, QueueStats,
     QueueSubscription,
 };
+pub use cancel::{CancelOutcome, CancelRequest};
 pub use consumers::{ConsumerInfo, Consumers, GONE_AFTER};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
 pub use events::{Events, PageQuery};

@@ -1,26 +1,19 @@
 //! What operators ask of an application: looking into queues, and changing what is in them.
 //!
-//! # Giving a message up by hand
-//!
-//! `fail` leases one message by its id, due or not, and settles it as a dead letter. The lease is
-//! refused while a worker has the message. It voids earlier receipts as any delivery does, so a
-//! worker that comes back late settles nothing.
+//! `fail` settles one message that waits, see `admin/by_hand.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{Instrument, info};
 
+use crate::admin::by_hand::settle_waiting;
 use crate::admin::dead_letters::DeadLetterQueue;
 use crate::admin::events::Events;
 use crate::admin::history::HistoryRequest;
 use crate::app::App;
 use crate::engine::reader::Reader;
-use crate::engine::{
-    BlockedKey, Due, Engine, LeaseRequest, QueueStats, Receipt, Settle, SettleOutcome,
-};
-use crate::error::{Error, ErrorKind, Result, error_chain};
-use crate::logging::warn;
+use crate::engine::{BlockedKey, Due, Engine, QueueStats, Settle};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::message::settlement::{Progress, Reason, ReasonKind};
@@ -28,9 +21,6 @@ use crate::publish::published::Published;
 use crate::publish::services::Services;
 use crate::runtime::cut_off;
 use crate::text::bounded;
-
-/// How long a message is leased that an operator gives up. Long enough for one settlement.
-const LEASE: Duration = Duration::from_secs(30);
 
 impl App {
     /// Removes a scheduled event that was never delivered. Returns whether there was one.
@@ -176,7 +166,7 @@ impl App {
     pub fn events(&self, queue: impl IntoQueueName) -> Result<Events<'_>> {
         let queue = queue.into_queue_name()?;
         let reader = Reader::new(&self.inner.services.codecs);
-        Events::new(self.inner.services.engines.of(&queue), queue, reader)
+        Events::new(&self.inner, queue, reader)
     }
 
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with
@@ -222,8 +212,7 @@ impl App {
     }
 }
 
-/// Leases one message and moves it to the dead letters. A message that cannot be moved is put back with
-/// the due time that it had.
+/// Moves a message that waits to the dead letters.
 async fn give_up(
     engine: Arc<dyn Engine>,
     services: Arc<Services>,
@@ -231,56 +220,23 @@ async fn give_up(
     id: MessageId,
     error: String,
 ) -> Result<bool> {
-    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else {
-        return Ok(false);
-    };
-
-    // The lease just taken is no delivery to a worker.
-    let attempts = delivery.deliveries.saturating_sub(1);
-    let reason = Reason {
-        kind: ReasonKind::Operator,
-        handler: None,
-        error,
-        attempts,
-    };
-    let receipt = &delivery.receipt;
-    let settle = Settle::DeadLetter {
-        reason: reason.clone(),
-        progress: Progress::default(),
-        outgoing: Vec::new(),
-    };
-
-    let failure = match engine.settle(&queue, vec![(receipt.clone(), settle)]).await {
-        Ok(mut outcomes) => match outcomes.pop() {
-            Some(SettleOutcome::Done) => None,
-            Some(SettleOutcome::Failed { error, .. }) => Some(error),
-            // The lease ended before this settlement, and a worker took the message.
-            Some(SettleOutcome::LeaseLost) | None => return Err(LeaseRequest::held(&queue, &id)),
-        },
-        Err(error) => Some(error),
-    };
-    if let Some(error) = failure {
-        if let Some(kept) = put_back(&*engine, &queue, receipt).await {
-            let text = "the event could not be put back: it is delivered within half a minute, \
-                        due or not";
-            warn!(%queue, message_id = %id, error = kept, "{text}");
+    let notices = &services.notices;
+    let is_given_up = settle_waiting(&*engine, notices, &queue, &id, |delivery| {
+        Settle::DeadLetter {
+            reason: Reason {
+                kind: ReasonKind::Operator,
+                handler: None,
+                error: error.clone(),
+                // The lease just taken is no delivery to a worker.
+                attempts: delivery.deliveries.saturating_sub(1),
+            },
+            progress: Progress::default(),
+            outgoing: Vec::new(),
         }
-        return Err(error);
+    })
+    .await?;
+    if is_given_up {
+        info!(%queue, message_id = %id, error, "an operator gave an event up");
     }
-
-    info!(%queue, message_id = %id, error = reason.error, "an operator gave an event up");
-    services.notices.given_up(&queue, &delivery, reason);
-    Ok(true)
-}
-
-/// Gives a lease back. Returns why that failed, if it did.
-async fn put_back(engine: &dyn Engine, queue: &QueueName, receipt: &Receipt) -> Option<String> {
-    let released = engine
-        .settle(queue, vec![(receipt.clone(), Settle::Release)])
-        .await;
-    match released.map(|mut outcomes| outcomes.pop()) {
-        Ok(Some(SettleOutcome::Failed { error, .. })) | Err(error) => Some(error_chain(&error)),
-        // Whoever has the message now, it is not this lease that keeps it.
-        Ok(Some(SettleOutcome::Done | SettleOutcome::LeaseLost) | None) => None,
-    }
+    Ok(is_given_up)
 }

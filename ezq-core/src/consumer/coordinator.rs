@@ -15,13 +15,14 @@ use tokio::task::{JoinError, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
+use crate::consumer::cancelling::watch::CancelWatch;
 use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
 use crate::consumer::fetcher::fetch::Fetcher;
 use crate::consumer::fetcher::walk::ClaimStart;
 use crate::consumer::fetcher::window::Window;
 use crate::consumer::intake::take_in;
 use crate::consumer::pausing::watch::PauseWatch;
-use crate::consumer::prepare::Prepared;
+use crate::consumer::prepare::{Orders, Prepared};
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::listener::{StopListener, StopRequest};
 use crate::consumer::stop::{Phase, Stop, deadline};
@@ -44,6 +45,7 @@ pub(crate) struct Coordinator {
     fetcher: Fetcher,
     work: Workload,
     pauses: PauseWatch,
+    cancellations: CancelWatch,
     pub(crate) stop: Stop,
 }
 
@@ -55,10 +57,15 @@ impl Coordinator {
         window: Window,
         started: Instant,
     ) -> Self {
-        let Prepared { wakeups, pauses } = prepared;
+        let Prepared { wakeups, orders } = prepared;
+        let Orders {
+            pauses,
+            cancellations,
+        } = orders;
         let fetcher = Fetcher::new(Arc::clone(&scope), Arc::clone(&status), wakeups, window);
         let work = Workload::new(Arc::clone(&scope));
         let pauses = PauseWatch::new(Arc::clone(&scope), pauses);
+        let cancellations = CancelWatch::new(Arc::clone(&scope), cancellations);
         let stop = Stop::new(Arc::clone(&scope), started);
         status.paused(pauses.is_paused());
         Self {
@@ -67,6 +74,7 @@ impl Coordinator {
             fetcher,
             work,
             pauses,
+            cancellations,
             stop,
         }
     }
@@ -135,6 +143,8 @@ impl Coordinator {
             () = sleep_until(self.fetcher.search.next()), if is_searching => {}
             // The queue or a handler was paused, or resumed.
             () = self.pauses.changed() => self.pauses_changed(),
+            // An operator cancelled an event that a worker has, perhaps this one.
+            () = self.cancellations.changed() => self.cancel_ordered(),
             // Something is settled: there is room to fetch, or what a walk released has returned.
             () = scope.leases.freed(), if awaits_settlements => {}
             // Nothing is claimed while renewals fail: now they work again.
@@ -271,6 +281,10 @@ impl Coordinator {
             return self.scope.release(delivery.receipt);
         }
 
+        if let Some(order) = self.scope.cancel_orders.of(delivery.receipt.message_id()) {
+            return self.scope.cancel_unhandled(&order, delivery);
+        }
+
         match take_in(&self.scope, delivery, lease) {
             None => {}
             Some((work, None)) => self.line_up(work),
@@ -324,6 +338,12 @@ impl Coordinator {
             (true, false) => self.fetcher.pace.now(),
             _ => {}
         }
+    }
+
+    /// Cancels the events that an operator has cancelled: those that run, and those that have not started.
+    fn cancel_ordered(&mut self) {
+        self.cancellations.learn(self.stop.receipt());
+        self.work.settle_cancelled();
     }
 
     /// A stop in a paused queue leaves there what it would handle first.

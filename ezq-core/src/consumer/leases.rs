@@ -309,6 +309,23 @@ impl Leases {
         }
     }
 
+    /// Cancels the handlers of a message, if it is held and is not this control event. False if there is
+    /// nothing to cancel.
+    pub(crate) fn cancel_message(&self, id: &MessageId, control: Option<&Receipt>) -> bool {
+        let table = self.table();
+        let held = table.get(id).filter(|held| Some(&held.receipt) != control);
+        let Some(held) = held.filter(|held| !held.lease.cancel().is_cancelled()) else {
+            return false;
+        };
+        held.lease.cancel().cancel();
+        true
+    }
+
+    /// Whether a delivery of this message is held.
+    pub(crate) fn holds_message(&self, id: &MessageId) -> bool {
+        self.table().contains_key(id)
+    }
+
     /// Cancels every handler that runs, except those of a control event.
     pub(crate) fn cancel_all(&self, control: Option<&Receipt>) {
         for held in self.table().values() {

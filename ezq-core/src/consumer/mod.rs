@@ -16,6 +16,7 @@
 //! | `coordinator` | waits for what happens next and routes it to the three parts below |
 //! | `fetcher` | claims deliveries |
 //! | `workload` | what is buffered, waits in a lane, or is at work |
+//! | `cancelling`, `cancel_orders` | which events an operator has cancelled, and what becomes of them |
 //! | `pausing` | what is paused, and what becomes of it |
 //! | `stop` | why the run stops, and how far the stop has come |
 //! | `settle` | the task that settles what handlers are done with |
@@ -26,6 +27,8 @@
 
 mod all;
 mod builder;
+mod cancel_orders;
+mod cancelling;
 mod coordinator;
 mod fetcher;
 mod handle;

@@ -1,4 +1,4 @@
-//! Preparing a run: the queue, the table of schedules, the subscriptions, what is paused, and the
+//! Preparing a run: the queue, the table of schedules, the subscriptions, what operators want, and the
 //! wake-ups.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::consumer::fetcher::wakeups::Wakeups;
 use crate::consumer::settings::Settings;
-use crate::engine::QueuePauses;
+use crate::engine::{QueueCancellations, QueuePauses};
 use crate::error::{Result, error_chain};
 use crate::event::pattern::Pattern;
 use crate::logging::warn;
@@ -22,8 +22,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) wakeups: Wakeups,
+    pub(crate) orders: Orders,
+}
+
+/// What operators want of the queue, from the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders {
     /// What is paused; `None` if the engine has no pauses.
     pub(crate) pauses: Option<watch::Receiver<QueuePauses>>,
+    /// What is to be cancelled; `None` if the engine has no cancellations.
+    pub(crate) cancellations: Option<watch::Receiver<QueueCancellations>>,
 }
 
 /// Makes sure of the queue, its subscriptions and its wake-ups; waits for a database that is briefly
@@ -36,9 +44,9 @@ pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Prepare
 
     // What passes by itself is tried again; what does not pass is the caller's to see.
     let mut pause = FIRST_PAUSE;
-    let pauses = loop {
+    let orders = loop {
         let error = match set_up(app, settings).await {
-            Ok(pauses) => break pauses,
+            Ok(orders) => break orders,
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error),
         };
@@ -54,11 +62,11 @@ pub(crate) async fn prepare(app: &Shared, settings: &Settings) -> Result<Prepare
             Wakeups::failed()
         }
     };
-    Ok(Prepared { wakeups, pauses })
+    Ok(Prepared { wakeups, orders })
 }
 
-/// Makes sure of what the run needs. Returns what is paused: nothing is claimed before that is known.
-async fn set_up(app: &Shared, settings: &Settings) -> Result<Option<watch::Receiver<QueuePauses>>> {
+/// Makes sure of what the run needs. Returns what operators want: nothing is claimed before that is known.
+async fn set_up(app: &Shared, settings: &Settings) -> Result<Orders> {
     settings.engine.ensure_queue(&settings.queue).await?;
 
     // A consumer that runs until its queue is idle fires no schedules.
@@ -70,10 +78,18 @@ async fn set_up(app: &Shared, settings: &Settings) -> Result<Option<watch::Recei
         subscribe(app, settings, patterns).await?;
     }
 
-    match settings.engine.pauses() {
-        Some(pauses) => pauses.watch(&settings.queue).await.map(Some),
-        None => Ok(None),
-    }
+    let pauses = match settings.engine.pauses() {
+        Some(pauses) => Some(pauses.watch(&settings.queue).await?),
+        None => None,
+    };
+    let cancellations = match settings.engine.cancellations() {
+        Some(cancellations) => Some(cancellations.watch(&settings.queue).await?),
+        None => None,
+    };
+    Ok(Orders {
+        pauses,
+        cancellations,
+    })
 }
 
 async fn subscribe(app: &Shared, settings: &Settings, patterns: &[Pattern]) -> Result<()> {

@@ -3,17 +3,18 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info};
 
 use crate::clock::later;
+use crate::consumer::cancel_orders::CancelOrders;
+use crate::consumer::cancelling::remaining::RemainingOrders;
 use crate::consumer::coordinator::Coordinator;
 use crate::consumer::fetcher::window::Window;
 use crate::consumer::leases::Leases;
 use crate::consumer::pausing::release::release_resumed;
-use crate::consumer::prepare::prepare;
+use crate::consumer::prepare::{Orders, prepare};
 use crate::consumer::renewer::Renewer;
 use crate::consumer::scope::RunScope;
 use crate::consumer::settings::Settings;
@@ -25,7 +26,7 @@ use crate::consumer::settle::outbox::{Batches, outbox};
 use crate::consumer::stop::listener::StopListener;
 use crate::consumer::warnings::warn_of_mistakes;
 use crate::dispatch::admission::Admission;
-use crate::engine::{QueuePauses, Receipt};
+use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
 use crate::observe::metrics::QueueMetrics;
@@ -57,7 +58,7 @@ pub(crate) async fn run(
     let queue = scope.settings.queue.clone();
     let patience = patience(&scope.settings);
 
-    let pauses = prepared.pauses.clone();
+    let orders = prepared.orders.clone();
     if scope.app.config.presence && !scope.settings.until_idle {
         let leases = Arc::downgrade(&leases);
         status.runs_in_public(scope.settings.concurrency, move || {
@@ -66,7 +67,7 @@ pub(crate) async fn run(
         scope.app.consumer_begun();
     }
 
-    let (mut settling, mut background) = start_tasks(&scope, batches, &status, pauses);
+    let (mut settling, mut background) = start_tasks(&scope, batches, &status, orders);
     announce(&scope);
 
     // The scope moves: the settling task ends when the coordinator and all handlers are gone.
@@ -113,6 +114,7 @@ fn share(
     let scope = RunScope {
         counters: Arc::clone(&status.counters),
         leases: Arc::new(Leases::new(settings.lease)),
+        cancel_orders: CancelOrders::default(),
         outbox,
         admission: Arc::new(Admission::of(settings.concurrency, backlogs)),
         batch_room: app.dispatcher.batch_room(&settings.queue),
@@ -128,13 +130,13 @@ fn patience(settings: &Settings) -> Duration {
     settings.lease.min(SETTLING_PATIENCE)
 }
 
-/// Starts the settling task, and those that renew leases, release what was put aside and keep the
-/// schedules. All of them end with the consumer, and log in the span in which it was started.
+/// Starts the settling task, and those that renew leases, release what was put aside, cancel what no
+/// worker has and keep the schedules. All of them end with the consumer, and log in the span in which it was started.
 fn start_tasks(
     scope: &Arc<RunScope>,
     batches: Batches,
     status: &Arc<ConsumerStatus>,
-    pauses: Option<watch::Receiver<QueuePauses>>,
+    orders: Orders,
 ) -> (JoinHandle<()>, JoinSet<()>) {
     let settings = &scope.settings;
     let in_flight = Arc::new(InFlight::default());
@@ -167,10 +169,20 @@ fn start_tasks(
     let mut background = JoinSet::new();
     background.spawn(renewer.run().in_current_span());
 
-    if let Some(pauses) = pauses {
+    if let Some(pauses) = orders.pauses {
         let engine = Arc::clone(&settings.engine);
         let releasing = release_resumed(engine, settings.queue.clone(), pauses);
         background.spawn(releasing.in_current_span());
+    }
+
+    if let Some(cancellations) = orders.cancellations {
+        let remaining = RemainingOrders {
+            engine: Arc::clone(&settings.engine),
+            services: Arc::clone(&scope.app.services),
+            queue: settings.queue.clone(),
+            leases: Arc::clone(&scope.leases),
+        };
+        background.spawn(remaining.run(cancellations).in_current_span());
     }
 
     if scope.app.config.presence && !settings.until_idle {

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
+use crate::consumer::cancel_orders::CancelOrders;
 use crate::consumer::leases::Leases;
 use crate::consumer::settings::Settings;
 use crate::consumer::settle::outbox::Outbox;
 use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::dispatch::admission::Admission;
 use crate::dispatch::work::Work;
-use crate::engine::{Receipt, Settle};
+use crate::engine::{CancelOrder, Delivery, Receipt, Settle};
 use crate::logging::error;
+use crate::message::settlement::Progress;
 use crate::observe::metrics::QueueMetrics;
 use crate::observe::report::{Counters, Disposition};
 use crate::shared::Shared;
@@ -24,6 +26,7 @@ pub(crate) struct RunScope {
     pub(crate) settings: Settings,
     pub(crate) counters: Arc<Counters>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) cancel_orders: CancelOrders,
     pub(crate) outbox: Outbox,
     pub(crate) admission: Arc<Admission>,
     /// How many deliveries may wait for batches, beside those that are handled.
@@ -56,6 +59,15 @@ impl RunScope {
     /// Gives a delivery back to its place in the queue before a handler ran.
     pub(crate) fn release(&self, receipt: Receipt) {
         self.settle_unhandled(receipt, Settle::Release, Disposition::Returned);
+    }
+
+    /// Settles a delivery that an operator has cancelled, before it was read.
+    pub(crate) fn cancel_unhandled(&self, order: &CancelOrder, delivery: Delivery) {
+        // The lease just taken is no delivery to a handler.
+        let deliveries = delivery.deliveries.saturating_sub(1);
+        let settle = order.settle(Progress::default(), deliveries);
+        let disposition = Disposition::of(&settle);
+        self.settle_unhandled(delivery.receipt, settle, disposition);
     }
 
     /// Gives a delivery back that was read.

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::engine::{
-    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetters, Delivery, Due, ExtendOutcome,
-    History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
-    Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Due,
+    ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
+    QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -291,6 +291,12 @@ pub trait Engine: Any + Send + Sync {
     /// The engine's pauses, or `None` (the default) if queues and handlers cannot be paused. An engine
     /// that has them can also [lease by id](Self::lease_by_id).
     fn pauses(&self) -> Option<&dyn Pauses> {
+        None
+    }
+
+    /// The engine's cancellations, or `None` (the default) if a message cannot be cancelled while a worker
+    /// holds it. An engine that has them can also [lease by id](Self::lease_by_id).
+    fn cancellations(&self) -> Option<&dyn Cancellations> {
         None
     }
 

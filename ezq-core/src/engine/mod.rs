@@ -23,7 +23,7 @@
 //!    tests, and skips those for which the engine lacks the [`Capabilities`].
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
-//!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`QueueOverview`],
+//!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`Cancellations`], [`QueueOverview`],
 //!    [`Presence`], [`Browse`], [`History`].
 //!
 //! # Source files
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -70,6 +70,7 @@
 
 mod broadcasts;
 mod browse;
+mod cancellations;
 mod capabilities;
 mod contract;
 mod dead_letters;
@@ -89,6 +90,7 @@ mod unit_of_work;
 
 pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use browse::{Browse, EventFilter, EventPage, EventState, PageCursor, PageRequest};
+pub use cancellations::{Cancel, CancelOrder, Cancellation, Cancellations, QueueCancellations};
 pub use capabilities::Capabilities;
 pub use contract::{Engine, QueueStats};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};

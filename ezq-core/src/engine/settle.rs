@@ -37,6 +37,8 @@ pub enum Settle {
         /// Events of the handlers that are done.
         outgoing: Vec<Outgoing>,
     },
+    /// The message is deleted, whatever its queue keeps of handled ones.
+    Discard,
     /// The message goes back unchanged: it is readable at once, in its old place, and the delivery
     /// counts as [returned](crate::message::headers::Headers::returned).
     Release,
@@ -50,7 +52,7 @@ impl Settle {
             Self::Ack { outgoing }
             | Self::Retry { outgoing, .. }
             | Self::DeadLetter { outgoing, .. } => outgoing,
-            Self::Release => &[],
+            Self::Discard | Self::Release => &[],
         }
     }
 
@@ -59,14 +61,14 @@ impl Settle {
             Self::Ack { outgoing }
             | Self::Retry { outgoing, .. }
             | Self::DeadLetter { outgoing, .. } => Some(outgoing),
-            Self::Release => None,
+            Self::Discard | Self::Release => None,
         }
     }
 
     pub(crate) fn into_progress(self) -> Progress {
         match self {
             Self::Retry { progress, .. } | Self::DeadLetter { progress, .. } => progress,
-            Self::Ack { .. } | Self::Release => Progress::default(),
+            Self::Ack { .. } | Self::Discard | Self::Release => Progress::default(),
         }
     }
 }

@@ -12,9 +12,9 @@ use super::queue::NAME;
 use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
-    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetter, DeadLetters, Delivery, Due, Engine,
-    ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview,
-    QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetter, DeadLetters, Delivery,
+    Due, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
+    QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -322,6 +322,10 @@ impl Engine for MemoryEngine {
     }
 
     fn pauses(&self) -> Option<&dyn Pauses> {
+        Some(self)
+    }
+
+    fn cancellations(&self) -> Option<&dyn Cancellations> {
         Some(self)
     }
 

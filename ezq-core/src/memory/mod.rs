@@ -20,11 +20,13 @@
 //! | one queue: order, leases, retries | `queue.rs` |
 //! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `overview.rs`, `presence.rs`, `browse.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs` |
 
 mod archive;
 mod broadcasts;
 mod browse;
+mod cancel_board;
+mod cancellations;
 mod clock;
 mod dedupe_keys;
 mod engine;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
+use super::cancel_board::CancelBoard;
 use super::clock::{self, Micros};
 use super::pause_board::PauseBoard;
 use super::queue::{Held, Queue};
@@ -56,6 +57,7 @@ pub(super) struct Store {
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
     pub(super) subscriptions: Subscriptions,
     pub(super) pauses: PauseBoard,
+    pub(super) cancellations: CancelBoard,
     pub(super) consumers: NotedConsumers,
 }
 
@@ -72,6 +74,7 @@ impl Store {
             schedules: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             pauses: PauseBoard::default(),
+            cancellations: CancelBoard::default(),
             consumers: NotedConsumers::new(),
         }
     }
@@ -184,6 +187,10 @@ impl Store {
             } => {
                 queue.bury(id, &progress, reason, now);
                 outgoing
+            }
+            Settle::Discard => {
+                queue.remove(id);
+                Vec::new()
             }
             Settle::Release => {
                 queue.give_back(id, due, &Default::default(), receipt.covers());

@@ -386,6 +386,8 @@ pub enum ReasonKind {
     StoreFailed,
     /// An operator [gave the event up](crate::app::App::fail).
     Operator,
+    /// An operator [cancelled the event](crate::admin::Events::cancel).
+    Cancelled,
 }
 
 impl fmt::Display for ReasonKind {
@@ -399,6 +401,7 @@ impl fmt::Display for ReasonKind {
             Self::MaxDeliveries => "max_deliveries",
             Self::StoreFailed => "store_failed",
             Self::Operator => "operator",
+            Self::Cancelled => "cancelled",
         })
     }
 }

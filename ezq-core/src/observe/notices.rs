@@ -88,6 +88,11 @@ pub enum NoticeKind {
         /// The handlers that ran, with their attempts and newest errors.
         progress: Progress,
     },
+    /// An operator cancelled it, and it is deleted.
+    Discarded {
+        /// Its message.
+        message_id: MessageId,
+    },
     /// It is moved to the dead letters.
     DeadLettered {
         /// Its message before it was moved.
@@ -95,6 +100,30 @@ pub enum NoticeKind {
         /// Why.
         reason: Reason,
     },
+}
+
+impl NoticeKind {
+    /// What a settlement is to an event. `None` if it is as if it had never been delivered.
+    fn of(settle: &Settle, message_id: &MessageId) -> Option<Self> {
+        let message_id = message_id.clone();
+        Some(match settle {
+            Settle::Ack { .. } => Self::Handled { message_id },
+            Settle::Release => return None,
+            Settle::Retry { progress, .. } if progress.is_only_held() => return None,
+            Settle::Retry {
+                after, progress, ..
+            } => Self::Retried {
+                message_id,
+                after: *after,
+                progress: progress.clone(),
+            },
+            Settle::Discard => Self::Discarded { message_id },
+            Settle::DeadLetter { reason, .. } => Self::DeadLettered {
+                message_id,
+                reason: reason.clone(),
+            },
+        })
+    }
 }
 
 /// A user's function that is called with every notice.
@@ -277,38 +306,22 @@ impl Notices {
             return;
         }
 
-        let message_id = message_id.clone();
-        let kind = match settle {
-            Settle::Ack { .. } => NoticeKind::Handled { message_id },
-            // It is as if it had never been delivered.
-            Settle::Release => return,
-            Settle::Retry { progress, .. } if progress.is_only_held() => return,
-            Settle::Retry {
-                after, progress, ..
-            } => NoticeKind::Retried {
-                message_id,
-                after: *after,
-                progress: progress.clone(),
-            },
-            Settle::DeadLetter { reason, .. } => NoticeKind::DeadLettered {
-                message_id,
-                reason: reason.clone(),
-            },
-        };
-
-        self.send_of(queue, received, kind);
-        self.went_out(settle.outgoing());
+        if let Some(kind) = NoticeKind::of(settle, message_id) {
+            self.send_of(queue, received, kind);
+            self.went_out(settle.outgoing());
+        }
     }
 
-    /// An operator moved a message to the dead letters.
-    pub(crate) fn given_up(&self, queue: &QueueName, delivery: &Delivery, reason: Reason) {
+    /// An operator settled a message that waited.
+    pub(crate) fn settled_by_hand(&self, queue: &QueueName, delivery: &Delivery, settle: &Settle) {
         if !self.are_heard() {
             return;
         }
+        let Some(kind) = NoticeKind::of(settle, delivery.receipt.message_id()) else {
+            return;
+        };
 
         let names = EventNames::of(&delivery.body, &delivery.headers);
-        let message_id = delivery.receipt.message_id().clone();
-        let kind = NoticeKind::DeadLettered { message_id, reason };
         self.send(
             queue,
             names.id.as_deref(),

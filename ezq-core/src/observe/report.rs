@@ -52,7 +52,8 @@ pub struct Counts {
     pub retried: u64,
     /// Moved to the dead letters.
     pub dead_lettered: u64,
-    /// Cancelled while their handlers ran, and given back.
+    /// Cancelled while their handlers ran and given back, or discarded because an operator cancelled
+    /// them.
     pub cancelled: u64,
     /// Given back before a handler ran.
     pub returned: u64,
@@ -93,6 +94,7 @@ impl Disposition {
             // No handler ran.
             Settle::Retry { progress, .. } if progress.is_only_held() => Self::Returned,
             Settle::Retry { .. } => Self::Retried,
+            Settle::Discard => Self::Cancelled,
             Settle::Release => Self::Returned,
         }
     }

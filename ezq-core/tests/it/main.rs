@@ -5,6 +5,7 @@ mod attributes;
 mod background;
 mod backoffs;
 mod blocking;
+mod cancelling;
 mod consumer;
 mod engines;
 mod events;

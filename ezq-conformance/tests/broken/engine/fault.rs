@@ -92,4 +92,9 @@ pub(crate) enum Fault {
     NotesNoConsumer,
     KeepsConsumers,
     IgnoresFilters,
+    CancelsNothing,
+    KeepsTheFirstOrder,
+    CancelsWhatIsGone,
+    ArchivesWhatIsDiscarded,
+    FindsNoLetter,
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Browse, Capabilities, CopyState, DeadLetters, Dedupe, Delivery, Due,
-    Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original, Outgoing, Pauses,
-    Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
-    SettleOutcome,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, CopyState, DeadLetters, Dedupe,
+    Delivery, Due, Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original,
+    Outgoing, Pauses, Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore,
+    Settle, SettleOutcome,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::{Headers, KEY};
@@ -130,6 +130,9 @@ impl Broken {
                 settle = Settle::Ack { outgoing: vec![] };
             }
             (Settle::DeadLetter { .. }, Fault::KeepsDeadLetters) => settle = Settle::Release,
+            (Settle::Discard, Fault::ArchivesWhatIsDiscarded) => {
+                settle = Settle::Ack { outgoing: vec![] };
+            }
             (Settle::Release, Fault::ReleasesToTheEnd) => settle = retry_now(),
             (Settle::Retry { after, .. }, Fault::RetriesAtOnce) => *after = Duration::ZERO,
             (
@@ -467,6 +470,10 @@ impl Engine for Broken {
     }
 
     fn broadcasts(&self) -> Option<&dyn Broadcasts> {
+        Some(self)
+    }
+
+    fn cancellations(&self) -> Option<&dyn Cancellations> {
         Some(self)
     }
 

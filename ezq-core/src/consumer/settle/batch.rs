@@ -250,6 +250,8 @@ impl BatchSettler {
 
         let is_replaceable = match one.settle {
             Settle::Release => false,
+            // An engine that is older than this settlement keeps the event as a dead letter.
+            Settle::Discard => true,
             Settle::DeadLetter { ref outgoing, .. } => !outgoing.is_empty(),
             Settle::Ack { .. } | Settle::Retry { .. } => true,
         };

@@ -15,6 +15,8 @@ use crate::text::bounded;
 pub(crate) fn is_refusal(settle: &Settle, error: &Error) -> bool {
     match error.kind() {
         ErrorKind::InvalidEvent | ErrorKind::TooLarge => true,
+        // The engine is older than the settlement.
+        ErrorKind::Unsupported => true,
         ErrorKind::QueueMissing => false,
         _ => !error.is_transient() && !settle.outgoing().is_empty(),
     }

@@ -7,12 +7,14 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
 use crate::consumer::scope::RunScope;
+use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::consumer::workload::lanes::{Admission, LaneChange, Lanes};
 use crate::consumer::workload::task::handle;
 use crate::delivery::lane_guard::LaneStep;
 use crate::dispatch::in_place::{self, Begun};
 use crate::dispatch::work::Work;
 use crate::engine::Position;
+use crate::message::settlement::Progress;
 use crate::observe::report::Disposition;
 
 /// How many deliveries are started before the coordinator looks at what else happened.
@@ -203,6 +205,34 @@ impl Workload {
         let buffered = std::mem::take(&mut self.buffer);
         for work in buffered.into_iter().chain(waiting) {
             self.scope.give_back(&work);
+        }
+    }
+
+    /// Settles what has not started and was cancelled by an operator.
+    pub(crate) fn settle_cancelled(&mut self) {
+        let scope = &self.scope;
+        let is_cancelled =
+            |work: &Work| scope.cancel_orders.has(work.received.receipt.message_id());
+        let (cancelled, kept) = std::mem::take(&mut self.buffer)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(is_cancelled);
+        self.buffer = kept;
+
+        let waiting = self.lanes.remove(is_cancelled);
+        for mut work in cancelled.into_iter().chain(waiting) {
+            let received = &work.received;
+            let Some(order) = scope.cancel_orders.of(received.receipt.message_id()) else {
+                continue;
+            };
+            let deliveries = received.deliveries.saturating_sub(1);
+            let settle = order.settle(Progress::default(), deliveries);
+            let disposition = Disposition::of(&settle);
+            let delivery = SettledDelivery::Handled(Arc::clone(received));
+            scope.settle(PendingSettlement {
+                // The next of its key starts once this one is settled.
+                lane: work.lane.take(),
+                ..PendingSettlement::new(delivery, settle, disposition)
+            });
         }
     }
 

@@ -174,6 +174,20 @@ impl Lanes {
             .collect()
     }
 
+    /// Hands out what waits and is meant. What waits behind it goes on.
+    pub(crate) fn remove(&mut self, is_meant: impl Fn(&Work) -> bool) -> Vec<Work> {
+        let mut removed = Vec::new();
+        for lane in self.lanes.values_mut() {
+            let waiting = std::mem::take(&mut lane.waiting);
+            let (meant, kept): (VecDeque<_>, VecDeque<_>) =
+                waiting.into_iter().partition(&is_meant);
+            lane.waiting = kept;
+            removed.extend(meant);
+        }
+        self.waiting -= removed.len();
+        removed
+    }
+
     /// Hands out what waits behind a position.
     pub(crate) fn cut(&mut self, position: &Position) -> Vec<Work> {
         let mut cut = Vec::new();

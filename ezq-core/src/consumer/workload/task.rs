@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use crate::consumer::cancel_orders::in_place_of;
 use crate::consumer::scope::RunScope;
 use crate::consumer::settle::refusal::give_up;
 use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
@@ -38,6 +39,11 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGua
     if !scope.leases.holds(&received.receipt) {
         unsettled.book();
         return scope.counters.add(Disposition::Lost);
+    }
+
+    // Whatever the handlers returned: an operator does not want the event handled.
+    if let Some(order) = scope.cancel_orders.of(received.receipt.message_id()) {
+        settle = in_place_of(settle, &order, received.deliveries);
     }
 
     // Asked before anything else is awaited: a later cancellation did not end the handlers.
@@ -109,7 +115,7 @@ fn hand_on(mut lane: Option<LaneGuard>, settle: &Settle) -> Option<LaneGuard> {
             }
             lane
         }
-        Settle::Ack { .. } | Settle::DeadLetter { .. } => lane,
+        Settle::Ack { .. } | Settle::DeadLetter { .. } | Settle::Discard => lane,
         Settle::Retry { .. } | Settle::Release => None,
     }
 }
