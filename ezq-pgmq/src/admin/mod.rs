@@ -3,6 +3,7 @@
 
 pub(crate) mod blocked_keys;
 pub(crate) mod browse;
+pub(crate) mod cancellations;
 mod copies;
 pub(crate) mod dead_letters;
 pub(crate) mod history;

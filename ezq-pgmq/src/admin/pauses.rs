@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::message::receipts;
 use crate::sql;
-use crate::wake::pauses::CHANNEL;
+use crate::wake::orders::CHANNEL;
 
 /// How many messages one statement makes due.
 const STEP: i64 = 1000;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Browse, Capabilities, DeadLetters, Delivery, Due, Engine,
-    ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
-    QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Due,
+    Engine, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence,
+    PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
@@ -246,6 +247,10 @@ impl Engine for PgmqEngine {
     }
 
     fn overview(&self) -> Option<&dyn QueueOverview> {
+        Some(self)
+    }
+
+    fn cancellations(&self) -> Option<&dyn Cancellations> {
         Some(self)
     }
 

@@ -5,6 +5,7 @@
 
 mod broadcasts;
 mod browse;
+mod cancellations;
 mod dead_letters;
 mod engine;
 mod overview;

@@ -49,7 +49,7 @@ impl Pauses for PgmqEngine {
         ))?
         .map_err(|failure| self.pauses_failed(failure))?;
         // This process need not wait for the notification.
-        inner.wake.pauses.changed();
+        inner.wake.orders.changed();
         Ok(is_new)
     }
 
@@ -64,7 +64,7 @@ impl Pauses for PgmqEngine {
             connection, row
         ))?
         .map_err(|failure| self.pauses_failed(failure))?;
-        inner.wake.pauses.changed();
+        inner.wake.orders.changed();
         Ok(was_paused)
     }
 
@@ -86,9 +86,9 @@ impl Pauses for PgmqEngine {
 
     async fn watch(&self, queue: &QueueName) -> Result<watch::Receiver<QueuePauses>> {
         let inner = &self.inner;
-        inner.start_watching_pauses();
+        inner.start_hearing_orders();
         let control = &inner.connections.control;
-        let watcher = inner.wake.pauses.watch(queue, control).await?;
+        let watcher = inner.wake.orders.watch_pauses(queue, control).await?;
 
         if let Err(failure) = inner.listen().await {
             // The listener connects again, and a look every few seconds needs none.

@@ -70,6 +70,7 @@ pub(crate) struct OwnTables {
     pub(crate) broadcasts: Schema,
     pub(crate) replays: Schema,
     pub(crate) controls: Schema,
+    pub(crate) cancellations: Schema,
     pub(crate) presence: Schema,
 }
 
@@ -81,6 +82,7 @@ impl OwnTables {
             broadcasts: Schema::new(Part::Broadcast),
             replays: Schema::new(Part::Replays),
             controls: Schema::new(Part::Controls),
+            cancellations: Schema::new(Part::Cancellations),
             presence: Schema::new(Part::Presence),
         }
     }

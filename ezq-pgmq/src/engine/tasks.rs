@@ -1,4 +1,4 @@
-//! The engine's background tasks: notifying, listening, telling what is paused and sweeping, until it is
+//! The engine's background tasks: notifying, listening, telling what operators want and sweeping, until it is
 //! closed.
 
 use std::sync::{MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::wake::listen;
 pub(super) struct Tasks {
     pub(super) running: JoinSet<()>,
     notifies: bool,
-    watches_pauses: bool,
+    hears_orders: bool,
     sweeps: bool,
     listening: Option<watch::Receiver<listen::State>>,
     pub(super) closed: bool,
@@ -36,16 +36,16 @@ impl Inner {
         }
     }
 
-    /// Starts the task that tells consumers what is paused, once.
-    pub(crate) fn start_watching_pauses(&self) {
+    /// Starts the task that tells consumers what operators want, once.
+    pub(crate) fn start_hearing_orders(&self) {
         let mut tasks = self.tasks();
-        if !tasks.watches_pauses && !tasks.closed {
-            tasks.watches_pauses = true;
+        if !tasks.hears_orders && !tasks.closed {
+            tasks.hears_orders = true;
             let wake = self.wake.clone();
             let control = self.connections.control.clone();
             tasks
                 .running
-                .spawn(async move { wake.pauses.keep_forever(control).await });
+                .spawn(async move { wake.orders.keep_forever(control).await });
         }
     }
 

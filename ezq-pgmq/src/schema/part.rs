@@ -15,6 +15,8 @@ pub(crate) enum Part {
     Trail,
     /// Pauses, in the same database.
     Controls,
+    /// Cancellations, in the same database.
+    Cancellations,
     /// The presence of consumers, in the same database.
     Presence,
     /// The inbox, in a database where handlers take effect.

@@ -60,6 +60,7 @@ fn script(queues: &[QueueName], role: Option<&str>) -> String {
         Part::Replays,
         Part::Trail,
         Part::Controls,
+        Part::Cancellations,
         Part::Presence,
     ] {
         text.push_str(&schema::sql(part, role));

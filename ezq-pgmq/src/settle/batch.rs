@@ -418,6 +418,7 @@ async fn transact(
     let held = statements::lock(&mut tx, queue, &items, wait).await?;
     let held_items = items.into_iter().filter(|item| held.contains(&item.key()));
     let mut acked = Vec::new();
+    let mut discarded = Vec::new();
     let mut returned = Vec::new();
     let mut dead = Vec::new();
     let mut outgoing = ByQueue::default();
@@ -425,6 +426,7 @@ async fn transact(
     for item in held_items {
         match item.kind {
             Kind::Ack => acked.push(item.key()),
+            Kind::Discard => discarded.push(item.key()),
             Kind::Return { .. } => returned.push(item),
             Kind::Dead { .. } => dead.push(item),
         }
@@ -436,6 +438,11 @@ async fn transact(
 
     if !acked.is_empty() {
         statements::acknowledge(&mut tx, queue, removal, &acked, Wait::ForLocks).await?;
+    }
+
+    if !discarded.is_empty() {
+        let removal = Removal::Delete;
+        statements::acknowledge(&mut tx, queue, removal, &discarded, Wait::ForLocks).await?;
     }
 
     if !returned.is_empty() {

@@ -23,6 +23,8 @@ pub(crate) struct Settlement {
 
 pub(crate) enum Kind {
     Ack,
+    /// Deleted, whatever the queue keeps.
+    Discard,
     /// Back into the queue: after a pause, or at its old place.
     Return {
         after_us: Option<i64>,
@@ -68,6 +70,7 @@ impl Settlement {
                 let marks = marks(&progress, Some(&reason), encoding);
                 (Kind::Dead { marks }, outgoing)
             }
+            Settle::Discard => (Kind::Discard, Vec::new()),
             Settle::Release => {
                 let kind = Kind::Return {
                     after_us: None,
@@ -107,7 +110,7 @@ impl Settlement {
 
     /// Whether one statement settles it, without a transaction of several.
     pub(crate) fn is_plain(&self) -> bool {
-        self.outgoing.is_empty() && !matches!(self.kind, Kind::Dead { .. })
+        self.outgoing.is_empty() && !matches!(self.kind, Kind::Dead { .. } | Kind::Discard)
     }
 
     /// Whether an event that it publishes has a dedupe key.
@@ -126,7 +129,7 @@ impl Settlement {
 
     pub(crate) fn marks(&self) -> &str {
         match &self.kind {
-            Kind::Ack => "{}",
+            Kind::Ack | Kind::Discard => "{}",
             Kind::Return { marks, .. } | Kind::Dead { marks } => marks,
         }
     }

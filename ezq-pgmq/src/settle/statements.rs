@@ -129,7 +129,7 @@ pub(super) async fn put_back(
         .iter()
         .map(|item| match item.kind {
             Kind::Return { after_us, due, .. } => (after_us, due),
-            Kind::Ack | Kind::Dead { .. } => (Some(0), None),
+            Kind::Ack | Kind::Discard | Kind::Dead { .. } => (Some(0), None),
         })
         .unzip();
     let marks: Vec<&str> = items.iter().map(|item| item.marks()).collect();

@@ -16,7 +16,7 @@ use crate::connection::connector::{Connector, PINNED};
 use crate::connection::dedicated::limit;
 use crate::error;
 use crate::wake::capture_poll::CapturePoll;
-use crate::wake::{CHANNEL, Wake, feeds, pauses};
+use crate::wake::{CHANNEL, Wake, feeds, orders};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ async fn connect(connector: &Connector) -> Result<PgListener> {
         listener.eager_reconnect(false);
         listener.execute(PINNED).await?;
         listener.execute(LOCK_TIMEOUT).await?;
-        let channels = [CHANNEL, feeds::CHANNEL, pauses::CHANNEL];
+        let channels = [CHANNEL, feeds::CHANNEL, orders::CHANNEL];
         listener.listen_all(channels).await?;
         Ok(listener)
     };
@@ -118,8 +118,8 @@ async fn drain(mut listener: PgListener, wake: &Wake, patience: Duration) -> Err
             heard = listener.try_recv() => match heard {
                 // A capture was made or removed.
                 Ok(Some(heard)) if heard.channel() == feeds::CHANNEL => watch.refresh_soon(),
-                // Something was paused or resumed.
-                Ok(Some(heard)) if heard.channel() == pauses::CHANNEL => wake.pauses.changed(),
+                // Something was paused, resumed or cancelled.
+                Ok(Some(heard)) if heard.channel() == orders::CHANNEL => wake.orders.changed(),
                 Ok(Some(heard)) => {
                     wake.heard(inserted(heard.channel()).unwrap_or_else(|| heard.payload()));
                 }

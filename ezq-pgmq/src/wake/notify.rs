@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::connection::dedicated::{Dedicated, call};
 use crate::wake::commits::{self, Commits, Writer};
-use crate::wake::pauses::PauseBoard;
+use crate::wake::orders::OrderBoard;
 
 /// The channel. The payload is the queue's name.
 pub(crate) const CHANNEL: &str = "ezq_wake";
@@ -25,7 +25,7 @@ pub(crate) struct Wake {
     signal: Notify,
     /// Someone subscribed to a queue.
     asked: Notify,
-    pub(crate) pauses: PauseBoard,
+    pub(crate) orders: OrderBoard,
 }
 
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Wake {
         for counter in self.lock().counters.values() {
             bump(counter);
         }
-        self.pauses.changed();
+        self.orders.changed();
     }
 
     /// A caller's transaction stored something: announces it once the transaction has committed.

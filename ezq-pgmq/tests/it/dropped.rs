@@ -6,8 +6,9 @@ use std::error::Error as _;
 
 use chrono::{TimeDelta, Utc};
 use ezq_core::engine::{
-    Advance, BroadcastMessage, Broadcasts, ConsumerPresence, Dedupe, Engine, EventParty, EventRole,
-    Firing, PauseTarget, Pauses, Presence, Registration, ScheduleStore, Settle, SettleOutcome,
+    Advance, BroadcastMessage, Broadcasts, Cancel, CancelOrder, Cancellations, ConsumerPresence,
+    Dedupe, Due, Engine, EventParty, EventRole, Firing, PauseTarget, Pauses, Presence,
+    Registration, ScheduleStore, Settle, SettleOutcome,
 };
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::Headers;
@@ -19,7 +20,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 /// What an application does, and what it needs of ezq's own tables.
-const USES: [(&str, &str, Use); 18] = [
+const USES: [(&str, &str, Use); 19] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
     ("ezq.dedupe", "TABLE", Use::SettleWithKey),
@@ -37,6 +38,7 @@ const USES: [(&str, &str, Use); 18] = [
     ("ezq.replays", "TABLE", Use::Replay),
     ("ezq.controls", "TABLE", Use::Pause),
     ("ezq.controls", "TABLE", Use::Resume),
+    ("ezq.cancellations", "TABLE", Use::Cancel),
     ("ezq.consumers", "TABLE", Use::NoteConsumer),
 ];
 
@@ -57,6 +59,7 @@ enum Use {
     Replay,
     Pause,
     Resume,
+    Cancel,
     NoteConsumer,
 }
 
@@ -137,6 +140,13 @@ impl Use {
             Self::Replay => drop(engine.replay(key, queue).await?),
             Self::Pause => drop(Pauses::pause(engine, &whole(queue), "Ada", None).await?),
             Self::Resume => drop(Pauses::resume(engine, &whole(queue)).await?),
+            Self::Cancel => {
+                let outcome = engine.publish(vec![message(queue, "1").due(Due::After(TTL))]);
+                let id = stored(outcome.await?.remove(0));
+                let order = CancelOrder::new(Cancel::Dead, "Ada");
+                assert!(engine.ask(queue, &id, &order).await?);
+                engine.finish(queue, &[id]).await?;
+            }
             Self::NoteConsumer => engine.note(&[consumer(queue)]).await?,
         }
 

@@ -16,6 +16,7 @@ mod archiving;
 #[cfg(feature = "embedded")]
 mod broadcasting;
 #[cfg(feature = "embedded")]
+mod cancelling;
 mod capture;
 #[cfg(feature = "embedded")]
 mod capture_rights;

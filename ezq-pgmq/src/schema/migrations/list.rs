@@ -205,4 +205,22 @@ create table if not exists ezq.consumers (
 );
 ",
     },
+    Migration {
+        version: 13,
+        name: "cancellations",
+        part: Part::Cancellations,
+        makes: &["ezq.cancellations"],
+        sql: "\
+create table if not exists ezq.cancellations (
+  queue text collate \"C\" not null,
+  message_id bigint not null,
+  stored_at timestamptz not null,
+  is_discarded boolean not null,
+  asked_by text not null,
+  reason text,
+  asked_at timestamptz not null,
+  primary key (queue, message_id, stored_at)
+);
+",
+    },
 ];
