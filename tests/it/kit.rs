@@ -138,6 +138,11 @@ impl<T> Log<T> {
         self.0.lock().unwrap().push(entry);
     }
 
+    /// How many entries there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     /// What was written since the last time.
     pub(crate) fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.0.lock().unwrap())

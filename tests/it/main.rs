@@ -4,6 +4,7 @@
 mod architecture;
 mod batches;
 mod broadcasting;
+mod cancelling;
 mod child;
 mod codecs;
 mod config;
