@@ -2,11 +2,11 @@
 
 use ezq_core::ErrorKind;
 use ezq_core::engine::{
-    Browse, Due, EventCopy, EventFilter, EventPage, EventState, Outgoing, PageCursor, PageRequest,
-    Settle,
+    Browse, Due, EventCopy, EventFilter, EventPage, EventState, FailureKey, Outgoing, PageCursor,
+    PageRequest, Settle,
 };
 use ezq_core::message::headers::KEY;
-use ezq_core::message::{HandlerState, Reason, ReasonKind};
+use ezq_core::message::{HandlerName, HandlerState, Progress, Reason, ReasonKind};
 
 use super::settling::{mark, progress};
 use crate::error::{CaseError, CaseResult};
@@ -17,6 +17,9 @@ cases![
     each_state_has_pages_of_its_own,
     a_filter_selects_by_type_key_and_time,
     a_filter_selects_by_handler_and_error,
+    failures_are_counted_by_handler_and_error,
+    a_filter_selects_what_failed_alike,
+    failures_are_looked_for_no_further_than_asked,
     a_filter_that_matches_nothing_ends_where_the_search_ends,
     a_cursor_of_something_else_is_refused,
 ];
@@ -248,6 +251,127 @@ async fn a_filter_selects_by_handler_and_error(stage: &Stage<'_>) -> CaseResult 
         request.filter = filter;
         check_eq!(all(stage, request).await?, expected, "{what}");
     }
+    Ok(())
+}
+
+/// Retries two, buries three, and leaves one that never failed.
+async fn with_alike(stage: &Stage<'_>) -> CaseResult {
+    browse(stage)?;
+    stage.publish_numbers(&[1, 2, 3, 4, 5]).await?;
+    let never = stage.message(6).due(Due::After(HOLD * 2));
+    stage.publish(vec![never]).await?;
+    let mut settlements = Vec::new();
+    for held in stage.lease(5, HOLD).await? {
+        let n = number_in(&held.body);
+        let retrying = mark(HandlerState::Retry, 1, &format!("no route to {n}"));
+        let dead = |error: String, handler: Option<&str>| Settle::DeadLetter {
+            reason: Reason::new(ReasonKind::Fatal, error, 1)
+                .handler(handler.map(HandlerName::from)),
+            progress: Progress::default(),
+            outgoing: Vec::new(),
+        };
+        let settle = match n {
+            1 | 2 => Settle::Retry {
+                after: HOLD,
+                progress: progress([("shop::mail", retrying)]),
+                outgoing: Vec::new(),
+            },
+            3 | 4 => dead(format!("no route to {n}"), Some("shop::mail")),
+            _ => dead("no route to 5".to_owned(), None),
+        };
+        settlements.push((held.receipt, settle));
+    }
+    stage.done(settlements).await
+}
+
+async fn failures_are_counted_by_handler_and_error(stage: &Stage<'_>) -> CaseResult {
+    with_alike(stage).await?;
+    let failures = browse(stage)?.failures(&stage.queue, 100).await?;
+    check!(failures.is_complete, "there is nothing more");
+    let mut told: Vec<_> = failures
+        .found
+        .iter()
+        .map(|one| {
+            let handler = one.handler.as_ref().map(HandlerName::as_str);
+            (handler, one.error.as_str(), one.is_dead, one.count)
+        })
+        .collect();
+    told.sort_unstable();
+    let mail = Some("shop::mail");
+    let expected = [
+        (None, "no route to 5", true, 1),
+        (mail, "no route to 1", false, 1),
+        (mail, "no route to 2", false, 1),
+        (mail, "no route to 3", true, 1),
+        (mail, "no route to 4", true, 1),
+    ];
+    check_eq!(told, expected, "failures");
+
+    // The example of a dead letter is its id there.
+    let letters = stage.dead_letters()?;
+    for one in failures.found.iter().filter(|one| one.is_dead) {
+        let letter = letters.find(&stage.queue, &one.example).await?;
+        let reason = letter.and_then(|letter| letter.reason);
+        let error = reason.map(|reason| reason.error);
+        check_eq!(error.as_ref(), Some(&one.error), "the error of the example");
+        check!(one.first_at <= one.last_at, "times in order: {one:?}");
+    }
+
+    let missing = browse(stage)?.failures(&stage.missing, 100).await;
+    check_eq!(
+        missing.map_err(|error| error.kind()),
+        Err(ErrorKind::QueueMissing),
+        "failures of a missing queue"
+    );
+    Ok(())
+}
+
+async fn a_filter_selects_what_failed_alike(stage: &Stage<'_>) -> CaseResult {
+    with_alike(stage).await?;
+    let mail = || Some(HandlerName::from("shop::mail"));
+    for (state, key, expected) in [
+        (
+            EventState::Retrying,
+            FailureKey::new(mail(), "no route to 17"),
+            vec![1, 2],
+        ),
+        (
+            EventState::Dead,
+            FailureKey::new(mail(), "no route to #"),
+            vec![3, 4],
+        ),
+        (
+            EventState::Dead,
+            FailureKey::new(None, "no route to #"),
+            vec![5],
+        ),
+        (
+            EventState::Dead,
+            FailureKey::new(mail(), "no route"),
+            vec![],
+        ),
+    ] {
+        let what = format!("{state} events of {key}");
+        let mut request = request(stage, state);
+        request.filter = EventFilter::all().failure(key);
+        // Pages of which some are empty.
+        request.limit = 1;
+        check_eq!(all(stage, request).await?, expected, "{what}");
+    }
+    Ok(())
+}
+
+async fn failures_are_looked_for_no_further_than_asked(stage: &Stage<'_>) -> CaseResult {
+    with_alike(stage).await?;
+    let failures = browse(stage)?.failures(&stage.queue, 2).await?;
+    check!(!failures.is_complete, "there is more");
+    let errors = failures.found.iter().filter(|one| one.is_dead);
+    let mut errors: Vec<&str> = errors.map(|one| one.error.as_str()).collect();
+    errors.sort_unstable();
+    check_eq!(errors, ["no route to 4", "no route to 5"], "the newest");
+
+    let all = browse(stage)?.failures(&stage.queue, 3).await?;
+    check!(all.is_complete, "three of each is all");
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
     Browse, CancelOrder, Cancellations, ConsumerPresence, Engine as _, EventFilter, EventPage,
-    EventState, PageRequest, Pause, PauseTarget, Pauses, Presence, QueueCancellations, QueueCounts,
-    QueueOverview, QueuePauses, SeenConsumer, Settle, TypeSearch,
+    EventState, Failures, PageRequest, Pause, PauseTarget, Pauses, Presence, QueueCancellations,
+    QueueCounts, QueueOverview, QueuePauses, SeenConsumer, Settle, TypeSearch,
 };
 use ezq_core::message::{HandlerName, MessageId, QueueName};
 use tokio::sync::watch;
@@ -107,7 +107,16 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
         &[
             "a_filter_selects_by_type_key_and_time",
             "a_filter_selects_by_handler_and_error",
+            "a_filter_selects_what_failed_alike",
         ],
+    ),
+    (
+        Fault::TellsNoFailures,
+        &["failures_are_counted_by_handler_and_error"],
+    ),
+    (
+        Fault::TellsAllFailures,
+        &["failures_are_looked_for_no_further_than_asked"],
     ),
 ];
 
@@ -257,5 +266,13 @@ impl Browse for Broken {
             _ => {}
         }
         self.inner.page(&request).await
+    }
+
+    async fn failures(&self, queue: &QueueName, scan: usize) -> Result<Failures> {
+        match self.fault {
+            Fault::TellsNoFailures => Ok(Failures::default()),
+            Fault::TellsAllFailures => self.inner.failures(queue, usize::MAX).await,
+            _ => self.inner.failures(queue, scan).await,
+        }
     }
 }

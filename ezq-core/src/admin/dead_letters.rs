@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::codec::wire::plain_type;
 use crate::engine::reader::Reader;
-use crate::engine::{DeadLetter, DeadLetters};
+use crate::engine::{DeadLetter, DeadLetters, FailureKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers;
 use crate::message::message_id::MessageId;
@@ -32,6 +32,7 @@ pub struct DeadLetterFilter {
     handler: Option<HandlerName>,
     event_type: Option<String>,
     reason: Option<ReasonKind>,
+    failure: Option<FailureKey>,
     died_after: Option<DateTime<Utc>>,
     died_before: Option<DateTime<Utc>>,
 }
@@ -64,6 +65,13 @@ impl DeadLetterFilter {
         self
     }
 
+    /// Only those that died of this.
+    #[must_use]
+    pub fn failure(mut self, key: FailureKey) -> Self {
+        self.failure = Some(key);
+        self
+    }
+
     /// Only those that died at this time or later, by the engine's clock.
     #[must_use]
     pub fn died_after(mut self, time: DateTime<Utc>) -> Self {
@@ -86,6 +94,9 @@ impl DeadLetterFilter {
             && self
                 .reason
                 .is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind))
+            && self.failure.as_ref().is_none_or(|key| {
+                reason.is_some_and(|reason| key.is(reason.handler.as_ref(), &reason.error))
+            })
             && self.died_after.is_none_or(|time| letter.died_at >= time)
             && self.died_before.is_none_or(|time| letter.died_at < time)
             // Last, because it parses the body.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::admin::cancel::CancelRequest;
+use crate::admin::errors::{ERRORS_SCANNED, ErrorGroups};
 use crate::engine::reader::Reader;
 use crate::engine::{
     Browse, Cancel, Engine, EventFilter, EventPage, EventState, PageCursor, PageRequest, Settle,
@@ -86,6 +87,51 @@ impl<'a> Events<'a> {
             events: self.clone(),
             request: PageRequest::new(self.queue.clone(), state),
         }
+    }
+
+    /// What dead letters died of, and what events that wait for another attempt failed of last: grouped by
+    /// the handler and its error without numbers, ids and quoted texts. At most `limit` groups, those with
+    /// most events first. No lock is taken.
+    ///
+    /// It looks at the newest 10,000 dead letters, and at the 10,000 events that are due next;
+    /// [`is_complete`](ErrorGroups::is_complete) says whether that is all.
+    ///
+    /// ```
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::handler::{Handler, HandlerError};
+    /// # use ezq_core::testing::TestApp;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// # async fn mail(paid: Paid) -> Result<(), HandlerError> {
+    /// #     Err(HandlerError::fatal(format!("no address for order {}", paid.order)))
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app.queue("orders").register(Handler::on("mail", mail)))?;
+    /// app.publish_all(&[Paid { order: 7 }, Paid { order: 8 }]).await?;
+    /// app.drain_queue("orders").await?;
+    ///
+    /// let errors = app.events("orders")?.errors(20).await?;
+    /// for group in &errors.groups {
+    ///     println!("{} times {}", group.count(), group.key);
+    /// #   assert_eq!((group.dead, group.key.error.as_str()), (2, "no address for order #"));
+    /// }
+    ///
+    /// // Once that is mended, all of them are tried again.
+    /// let moved = app.dead_letters("orders")?.redrive(errors.groups[0].dead_letters()).await?;
+    /// assert_eq!(moved.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::QueueMissing`] if there is no such queue; otherwise when the engine could not be asked.
+    ///
+    /// # Cancel safety
+    /// It changes nothing.
+    pub async fn errors(&self, limit: usize) -> Result<ErrorGroups> {
+        let failures = self.browse.failures(&self.queue, ERRORS_SCANNED).await?;
+        Ok(ErrorGroups::of(failures, limit))
     }
 
     /// Cancels an event when awaited, in whatever process it is: by the id of its message.

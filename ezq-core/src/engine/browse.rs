@@ -6,6 +6,7 @@ use std::str::FromStr;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use crate::engine::failures::{FailureKey, Failures};
 use crate::engine::history::{CopyState, EventCopy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers::KEY;
@@ -97,6 +98,8 @@ pub struct EventFilter {
     pub handler: Option<HandlerName>,
     /// A part of the newest error of a handler, or of the reason of a dead letter.
     pub error: Option<String>,
+    /// What failed: the events of one group of errors.
+    pub failure: Option<FailureKey>,
     /// The event was stored at this time or later.
     pub stored_after: Option<DateTime<Utc>>,
     /// The event was stored before this time.
@@ -138,6 +141,14 @@ impl EventFilter {
         self
     }
 
+    /// Only those that failed so: dead letters that died of it, and events that wait for another attempt
+    /// of the handler after it.
+    #[must_use]
+    pub fn failure(mut self, key: FailureKey) -> Self {
+        self.failure = Some(key);
+        self
+    }
+
     /// Only those that were stored at this time or later, by the engine's clock.
     #[must_use]
     pub fn stored_after(mut self, time: DateTime<Utc>) -> Self {
@@ -169,7 +180,9 @@ impl EventFilter {
             && self
                 .stored_before
                 .is_none_or(|time| copy.published_at < time);
-        is_of_type && has_key && is_in_time && self.fits_handler(copy) && self.fits_error(copy)
+        let has_failed_so = self.failure.as_ref().is_none_or(|key| key.is_of(copy));
+        let is_wanted = is_of_type && has_key && is_in_time && has_failed_so;
+        is_wanted && self.fits_handler(copy) && self.fits_error(copy)
     }
 
     fn fits_handler(&self, copy: &EventCopy) -> bool {
@@ -295,4 +308,12 @@ pub trait Browse: Send + Sync {
     /// - [`ErrorKind::Configuration`] for a cursor that is none of this engine's.
     /// - Otherwise when the store could not be read.
     async fn page(&self, request: &PageRequest) -> Result<EventPage>;
+
+    /// What dead letters died of, and what the handlers of events that wait for another attempt failed of
+    /// last. It looks at the newest `scan` dead letters, and at the `scan` events that are due next; it
+    /// takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::QueueMissing`] if there is no such queue; otherwise when the store could not be read.
+    async fn failures(&self, queue: &QueueName, scan: usize) -> Result<Failures>;
 }

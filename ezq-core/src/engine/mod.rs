@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `failures.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -76,6 +76,7 @@ mod contract;
 mod dead_letters;
 mod dedupe;
 mod delivery;
+mod failures;
 pub(crate) mod history;
 mod keys;
 pub(crate) mod names;
@@ -98,6 +99,7 @@ pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, Outgoing, Position, PublishOutcome, Receipt,
 };
+pub use failures::{Failure, FailureKey, Failures};
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
 pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals};

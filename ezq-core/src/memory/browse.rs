@@ -1,5 +1,7 @@
 //! Browsing the memory engine's queues. It looks at all messages and keeps those of the page.
 
+use std::cmp::Reverse;
+
 use async_trait::async_trait;
 
 use super::archive::dead_copy;
@@ -7,11 +9,14 @@ use super::clock::{self, Micros};
 use super::engine::MemoryEngine;
 use super::queue::{Queue, Stored};
 use crate::codec::wire::plain_type;
-use crate::engine::{Browse, CopyState, EventCopy, EventPage, EventState, PageCursor, PageRequest};
+use crate::engine::{
+    Browse, CopyState, EventCopy, EventPage, EventState, Failure, Failures, PageCursor, PageRequest,
+};
 use crate::error::Result;
 use crate::message::headers::{CE_TYPE, CODEC, Headers};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
+use crate::message::settlement::HandlerState;
 
 /// The place of a message, or of a dead letter: when it is due, and its number.
 type Place = (Micros, i64);
@@ -51,6 +56,50 @@ impl Browse for MemoryEngine {
         };
         let events = places.into_iter().map(|(_, copy)| copy);
         Ok(EventPage::new(events.collect(), last.map(cursor)))
+    }
+
+    async fn failures(&self, name: &QueueName, scan: usize) -> Result<Failures> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let at = clock::to_time(now);
+        let queue = store.queue(name)?;
+
+        let mut dead = queue.dead_copies(name);
+        dead.sort_by_key(|(place, _)| Reverse(*place));
+        let mut due_later = queue.live_copies(name, now);
+        due_later.retain(|((due, _), _)| *due > now);
+        due_later.sort_by_key(|(place, _)| *place);
+        let is_complete = dead.len() <= scan && due_later.len() <= scan;
+
+        let retrying = due_later
+            .into_iter()
+            .take(scan)
+            .filter(|(_, copy)| EventState::of(copy, at) == Some(EventState::Retrying));
+        let looked_at = dead.into_iter().take(scan).chain(retrying);
+        let found = looked_at.flat_map(|(_, copy)| failures_of(copy));
+        Ok(Failures::new(found.collect(), is_complete))
+    }
+}
+
+/// What a copy failed of.
+fn failures_of(copy: EventCopy) -> Vec<Failure> {
+    let waiting = copy.handlers.iter();
+    match copy.state {
+        CopyState::Dead {
+            letter,
+            at,
+            reason: Some(reason),
+        } => vec![Failure::new(reason.handler, reason.error, true, at, letter)],
+        CopyState::Dead { .. } => Vec::new(),
+        _ => waiting
+            .filter(|(_, mark)| mark.state == HandlerState::Retry)
+            .filter_map(|(name, mark)| {
+                let newest = mark.errors.last()?;
+                let id = copy.message_id.clone();
+                let name = Some(name.clone());
+                Some(Failure::new(name, &*newest.error, false, newest.at, id))
+            })
+            .collect(),
     }
 }
 

@@ -89,10 +89,14 @@ pub(crate) async fn page(
         rows => rows,
     }?;
 
-    let events = rows.iter().map(|row| copy(&request.queue, row));
-    let events = events.collect::<Result<Vec<EventCopy>, _>>()?;
+    let copies = rows.iter().map(|row| copy(&request.queue, row));
+    let mut events = copies.collect::<Result<Vec<EventCopy>, _>>()?;
+    if let Some(failure) = &request.filter.failure {
+        // The statement compared a part of the error only.
+        events.retain(|event| failure.is_of(event));
+    }
     let last = match rows.last() {
-        Some(row) if events.len() >= limit(request) => Some(Place::of(row, search.is_dead())?),
+        Some(row) if rows.len() >= limit(request) => Some(Place::of(row, search.is_dead())?),
         // It is not full: it ends where the search ended.
         _ => search.end(connection).await?,
     };
@@ -175,6 +179,7 @@ impl Search<'_> {
             key,
             handler,
             error,
+            failure,
             stored_after,
             stored_before,
             ..
@@ -194,6 +199,11 @@ impl Search<'_> {
             )
             .bind(*stored_after)
             .bind(*stored_before)
+            .bind(
+                failure
+                    .as_ref()
+                    .map(|key| self.encoding.text(key.longest_part()).into_owned()),
+            )
     }
 
     /// The events on the page. The search goes on only until the page is full.
@@ -235,16 +245,24 @@ impl Search<'_> {
             "SELECT FROM jsonb_each(CASE jsonb_typeof(q.headers) WHEN 'object' THEN q.headers
                        ELSE '{}'::jsonb END) h WHERE starts_with(h.key, 'ezq-h:')";
 
+        let has_error = |text: &str| {
+            format!(
+                "position({text} IN coalesce(q.headers #>> '{{ezq-dead,reason,error}}', '')) > 0
+                 OR EXISTS ({marks} AND position({text} IN coalesce({newest}, '')) > 0)"
+            )
+        };
+        let has_part = has_error("$7");
+        let has_failed_so = has_error("$10");
+
         format!(
             "{state}
              AND ($4::text IS NULL OR {event_type} = $4)
              AND ($5::text IS NULL OR q.headers ->> 'x-pgmq-group'::text = $5)
              AND ($6::text IS NULL OR coalesce(q.headers -> $6 ->> 'state'::text, 'done') <> 'done')
-             AND ($7::text IS NULL
-                  OR position($7 IN coalesce(q.headers #>> '{{ezq-dead,reason,error}}', '')) > 0
-                  OR EXISTS ({marks} AND position($7 IN coalesce({newest}, '')) > 0))
+             AND ($7::text IS NULL OR {has_part})
              AND ($8::timestamptz IS NULL OR q.enqueued_at >= $8)
-             AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)"
+             AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)
+             AND ($10::text IS NULL OR {has_failed_so})"
         )
     }
 

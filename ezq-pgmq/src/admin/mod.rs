@@ -6,6 +6,7 @@ pub(crate) mod browse;
 pub(crate) mod cancellations;
 mod copies;
 pub(crate) mod dead_letters;
+pub(crate) mod failures;
 pub(crate) mod history;
 pub(crate) mod overview;
 pub(crate) mod pauses;

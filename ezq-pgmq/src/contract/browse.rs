@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use ezq_core::Result;
-use ezq_core::engine::{Browse, EventPage, PageRequest};
+use ezq_core::engine::{Browse, EventPage, Failures, PageRequest};
+use ezq_core::message::QueueName;
 
 use crate::admin::browse::{self, Place};
+use crate::admin::failures;
 use crate::connection::dedicated::call;
 use crate::engine::PgmqEngine;
 
@@ -17,5 +19,12 @@ impl Browse for PgmqEngine {
             connection, request, place, encoding
         ))?
         .map_err(|failure| self.failed(failure, &request.queue))
+    }
+
+    async fn failures(&self, queue: &QueueName, scan: usize) -> Result<Failures> {
+        call!(self.inner.connections.control, |connection| {
+            failures::failures(connection, queue, scan)
+        })?
+        .map_err(|failure| self.failed(failure, queue))
     }
 }

@@ -38,9 +38,10 @@ mod dropped;
 mod embedded;
 #[cfg(feature = "embedded")]
 mod encodings;
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+mod failures;
 #[cfg(feature = "embedded")]
 mod faults;
-#[cfg(all(feature = "embedded", target_os = "linux"))]
 mod fetching;
 #[cfg(feature = "embedded")]
 mod grouping;

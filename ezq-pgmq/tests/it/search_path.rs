@@ -1,7 +1,10 @@
 //! A role that may create in a schema of the search path gets nothing of its own run with ezq's
 //! rights.
 
-use ezq_core::engine::{BroadcastMessage, Broadcasts as _, Dedupe, Due, Engine, Settle};
+use ezq_core::engine::{
+    BroadcastMessage, Broadcasts as _, Browse, Cancel, CancelOrder, Cancellations, Dedupe, Due,
+    Engine, Settle,
+};
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{QueueName, Retention};
@@ -131,6 +134,8 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
             .unwrap();
     }
 
+    cancel(engine, queue).await;
+    engine.failures(queue, 100).await.unwrap();
     engine.stats(queue).await.unwrap();
     engine.lag(queue).await.unwrap();
     engine.blocked_keys(queue, 10).await.unwrap();
@@ -152,6 +157,23 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
         .unwrap();
     engine.sweep().await.unwrap();
     engine.purge(queue).await.unwrap();
+}
+
+/// Cancels a message, and settles it as a worker does.
+async fn cancel(engine: &PgmqEngine, queue: &QueueName) {
+    let later = message(queue, "7").due(Due::After(TTL));
+    let published = engine.publish(vec![later]).await.unwrap();
+    let id = published.into_iter().map(stored).next().unwrap();
+    let order = CancelOrder::new(Cancel::Dead, "Ada");
+    assert!(engine.ask(queue, &id, &order).await.unwrap());
+    let watcher = Cancellations::watch(engine, queue).await.unwrap();
+    assert_eq!(watcher.borrow().len(), 1);
+
+    let leased = engine.lease_by_id(queue, &id, TTL).await.unwrap().unwrap();
+    let discarded = vec![(leased.receipt, Settle::Discard)];
+    engine.settle(queue, discarded).await.unwrap();
+    engine.letter_of(queue, &id).await.unwrap();
+    engine.finish(queue, &[id]).await.unwrap();
 }
 
 fn broadcast() -> BroadcastMessage {

@@ -92,6 +92,8 @@ pub(crate) enum Fault {
     NotesNoConsumer,
     KeepsConsumers,
     IgnoresFilters,
+    TellsNoFailures,
+    TellsAllFailures,
     CancelsNothing,
     KeepsTheFirstOrder,
     CancelsWhatIsGone,

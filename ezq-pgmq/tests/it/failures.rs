@@ -1,0 +1,109 @@
+//! What handlers fail of, counted by the database: whatever others wrote into headers, and at a bounded
+//! cost.
+
+use ezq_core::engine::{Engine, EventFilter, EventState, FailureKey, Failures, PageRequest};
+use ezq_core::message::QueueName;
+use ezq_pgmq::PgmqEngine;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::support::*;
+
+async fn failures(engine: &PgmqEngine, queue: &QueueName, scan: usize) -> Failures {
+    let browse = engine.browse().unwrap();
+    browse.failures(queue, scan).await.unwrap()
+}
+
+#[tokio::test]
+async fn headers_that_others_wrote_are_passed_over_or_told_as_they_are() {
+    let (engine, queue) = engine_and_queue().await;
+    let mut own = connection().await;
+    let dead = [
+        "NULL",
+        "'[1]'",
+        "'{\"ezq-dead\": 1}'",
+        "'{\"ezq-dead\": {\"reason\": [1]}}'",
+        "'{\"ezq-dead\": {\"reason\": {\"error\": \"of others\"}}}'",
+        "'{\"ezq-dead\": {\"reason\": {\"error\": \"timed\"}, \"died_at\": \"yesterday\"}}'",
+    ];
+    let waiting = [
+        "NULL",
+        "'\"text\"'",
+        "'{\"ezq-returned\": 1, \"ezq-h:a\": 1}'",
+        "'{\"ezq-returned\": 1, \"ezq-h:b\": {\"state\": \"retry\", \"errors\": 1}}'",
+        "'{\"ezq-returned\": 1, \"ezq-h:c\": {\"state\": \"retry\", \"errors\": [{\"error\": \"odd\", \"at\": 5}]}}'",
+        "'{\"ezq-returned\": 1, \"ezq-h:d\": {\"state\": \"done\", \"errors\": [{\"error\": \"mended\"}]}}'",
+    ];
+    for headers in dead {
+        let insert = format!(
+            "INSERT INTO pgmq.q_{queue}_dlq (vt, message, headers) VALUES (now(), '1', {headers})"
+        );
+        run(&mut own, &insert).await;
+    }
+    for headers in waiting {
+        let insert = format!(
+            "INSERT INTO pgmq.q_{queue} (vt, read_ct, message, headers)
+             VALUES (now() + interval '1 hour', 1, '1', {headers})"
+        );
+        run(&mut own, &insert).await;
+    }
+
+    let failures = failures(&engine, &queue, 100).await;
+    assert!(failures.is_complete);
+    let mut told: Vec<&str> = failures.found.iter().map(|one| &*one.error).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["odd", "of others", "timed"]);
+}
+
+#[tokio::test]
+async fn equal_errors_are_one_row_and_the_newest_are_looked_at() {
+    let url = fresh_database().await;
+    let queue = unique("q");
+    let engine = engine_at(&url).await;
+    engine.ensure_queue(&queue).await.unwrap();
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let insert = format!(
+        "INSERT INTO pgmq.q_{queue}_dlq (vt, message, headers)
+         SELECT now(), '1', jsonb_build_object('ezq-dead', jsonb_build_object(
+           'died_at', '2026-01-01T00:00:00Z', 'reason', jsonb_build_object(
+             'kind', 'fatal', 'attempts', 1, 'handler', 'mail',
+             'error', 'no route to host ' || n / 10000)))
+         FROM generate_series(0, 29999) n"
+    );
+    run(&mut own, &insert).await;
+
+    let found = failures(&engine, &queue, 10_000).await;
+    assert!(!found.is_complete);
+    assert_eq!(found.found.len(), 1, "{found:?}");
+    let newest = &found.found[0];
+    assert_eq!(
+        (&*newest.error, newest.count),
+        ("no route to host 2", 10_000)
+    );
+    assert_eq!(newest.example.as_number(), Some(30_000));
+    let all = failures(&engine, &queue, 30_000).await;
+    assert!(all.is_complete);
+    assert_eq!(all.found.len(), 3, "{all:?}");
+
+    // A filter by the key pages through all of them.
+    let key = FailureKey::new(newest.handler.clone(), &newest.error);
+    let mut request = PageRequest::new(queue, EventState::Dead);
+    request.filter = EventFilter::all().failure(key);
+    request.limit = 1000;
+    let mut count = 0;
+    loop {
+        let page = engine.browse().unwrap().page(&request).await.unwrap();
+        count += page.events.len();
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(count, 30_000);
+
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'ezq'";
+    assert_eq!(
+        scalar::<i64>(&mut own, tables).await,
+        0,
+        "looking made a table"
+    );
+}
