@@ -21,7 +21,11 @@ const setAway = (isAway) => {
   if (banner) banner.hidden = !isAway;
 };
 document.addEventListener("htmx:error", () => setAway(true));
-document.addEventListener("htmx:response:error", () => setAway(true));
+document.addEventListener("htmx:response:error", (event) => {
+  // The session has ended: the page itself asks to sign in.
+  if (event.detail?.ctx?.response?.status === 401) window.location.reload();
+  else setAway(true);
+});
 
 const pause = document.getElementById("pause");
 if (pause) {

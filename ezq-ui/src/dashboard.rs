@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use ezq::Ezq;
 
@@ -15,6 +15,7 @@ use crate::board::Board;
 use crate::failure::Failure;
 use crate::frame::{Frame, show_failures};
 use crate::guard::guard;
+use crate::hosts::{Hosts, check_host};
 use crate::payload::{Payload, Payloads};
 use crate::screens::{
     captures, catalogue, consumers, dead_letters, health, message, messages, overview, queue,
@@ -42,6 +43,7 @@ pub struct Dashboard {
     access: Access,
     payloads: Payloads,
     every: Duration,
+    hosts: Option<Hosts>,
 }
 
 impl Dashboard {
@@ -52,6 +54,7 @@ impl Dashboard {
             access,
             payloads: Payloads::default(),
             every: EVERY,
+            hosts: None,
         }
     }
 
@@ -93,9 +96,35 @@ impl Dashboard {
         self
     }
 
+    /// Refuses requests by names other than these, and than addresses and `localhost`. So a page of a
+    /// foreign site cannot reach a dashboard on this machine by a DNS name that leads here. Defaults to
+    /// every name; a [`Server`](crate::Server) defaults to addresses and `localhost`.
+    ///
+    /// ```no_run
+    /// use ezq_ui::{Access, Dashboard};
+    ///
+    /// # fn example(ezq: ezq::Ezq) -> Dashboard {
+    /// Dashboard::new(ezq, Access::read_only()).hosts(["ops.example.com"])
+    /// # }
+    /// ```
+    pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.hosts = Some(Hosts::new(names));
+        self
+    }
+
     /// The router, to be nested under a path of an application's own router, or to be its root. It finds
     /// the path by itself.
     pub fn router(self) -> Router {
+        let hosts = self.hosts.clone();
+        protected(self.pages(), hosts)
+    }
+
+    pub(crate) fn allowed_hosts(&self) -> Option<Hosts> {
+        self.hosts.clone()
+    }
+
+    /// The pages, without what protects them from other sites.
+    pub(crate) fn pages(self) -> Router {
         let board = Board::new(self.ezq, self.access, self.payloads, self.every);
         let router = Router::new()
             .route("/", get(overview::show))
@@ -127,12 +156,16 @@ impl Dashboard {
             .route("/health", get(health::show))
             .route("/assets/{name}", get(asset))
             .fallback(nothing);
-        router
-            .with_state(board)
-            .layer(from_fn(show_failures))
-            // Outermost, so that nothing is answered without its headers.
-            .layer(from_fn(guard))
+        router.with_state(board).layer(from_fn(show_failures))
     }
+}
+
+/// A router that answers to its own names only, and takes writes of its own pages only.
+pub(crate) fn protected(router: Router, hosts: Option<Hosts>) -> Router {
+    router
+        .layer(from_fn_with_state(hosts, check_host))
+        // Outermost, so that nothing is answered without its headers.
+        .layer(from_fn(guard))
 }
 
 /// There is no such page; strangers are not even told that.

@@ -41,6 +41,7 @@ pub(crate) struct Frame {
     /// The path of the screen that the navigation marks.
     pub(crate) screen: &'static str,
     pub(crate) may_act: bool,
+    pub(crate) can_sign_out: bool,
     /// Why the figures are not new.
     pub(crate) banner: Option<String>,
     /// What the action before has done.
@@ -50,6 +51,10 @@ pub(crate) struct Frame {
     /// When the figures were read.
     pub(crate) read_at: Option<String>,
 }
+
+/// An extension of requests that belong to a session of the dashboard's own server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CanSignOut;
 
 pub(crate) struct NavItem {
     pub(crate) href: String,
@@ -114,6 +119,7 @@ impl Frame {
             title: String::new(),
             screen: "",
             may_act: false,
+            can_sign_out: parts.extensions.get::<CanSignOut>().is_some(),
             banner: None,
             note: parts.uri.query().and_then(notes::of_query),
             is_live: false,
@@ -167,7 +173,7 @@ fn prefix(parts: &Parts) -> String {
 }
 
 /// What the switch of the theme has stored; empty if the browser's preference counts.
-fn theme(headers: &HeaderMap) -> &'static str {
+pub(crate) fn theme(headers: &HeaderMap) -> &'static str {
     let cookies = headers.get_all(COOKIE).iter();
     let mut cookies = cookies
         .filter_map(|value| value.to_str().ok())

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | the router and its options | `dashboard.rs` |
 //! | who may look and act | `access.rs`, `rights.rs` |
-//! | headers, and writes from other sites | `guard.rs` |
+//! | headers, writes from other sites, foreign names of this one | `guard.rs`, `hosts.rs` |
+//! | a server of its own, its link, tokens, passwords and sessions | `server/` |
 //! | how figures are read once for all viewers | `watched/`, `sample.rs`, `board.rs` |
 //! | what stands around every page | `frame.rs`, `failure.rs`, `notes.rs`, `assets.rs` |
 //! | how payloads are shown | `payload.rs` |
@@ -20,12 +21,14 @@ mod dashboard;
 mod failure;
 mod frame;
 mod guard;
+mod hosts;
 mod notes;
 mod payload;
 mod rights;
 mod runs;
 mod sample;
 mod screens;
+mod server;
 mod spark;
 mod text;
 mod watched;
@@ -33,6 +36,7 @@ mod watched;
 pub use access::{Access, Grant};
 pub use dashboard::Dashboard;
 pub use payload::Payload;
+pub use server::{BoundServer, Secret, Server, ServerError, ServerErrorKind};
 
 /// Compiles the programs of the guide.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@ mod access;
 mod browser;
 mod outages;
 mod pages;
+mod server;
 // Packages do not have tests, so one file serves both crates.
 #[path = "../../../ezq-pgmq/tests/it/skip.rs"]
 mod skip;
