@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ezq::admin::{Cancel, CancelOutcome};
-use ezq::message::{MessageId, ReasonKind, Retention};
+use ezq::message::{MessageId, Progress, ReasonKind, Retention};
 use ezq::prelude::*;
 use ezq::sqlx::{self, AssertSqlSafe};
 use ezq::{Handler, QueueName};
@@ -78,7 +78,13 @@ async fn a_handler_that_sleeps_in_another_process_is_cut_off() {
     assert_eq!(asked.unwrap(), CancelOutcome::Asked);
     assert_eq!(worker.hear("dropped").await, "1");
     until(async || held(&ezq, &queue).await == [0, 1, 0, 1]).await;
-    let reason = only_dead(&ezq, &queue).await.reason.unwrap();
+    let letter = only_dead(&ezq, &queue).await;
+    let marks = Progress::from_headers(&letter.headers);
+    assert!(
+        marks.is_empty(),
+        "it was cut off before its time was over: {marks:?}"
+    );
+    let reason = letter.reason.unwrap();
     assert_eq!(reason.kind, ReasonKind::Cancelled);
     assert_eq!(reason.error, "cancelled by Ada");
     let again = cancel(&ezq, &queue, &ids[0], Cancel::Dead).await;

@@ -8,7 +8,7 @@ use ezq_core::admin::{Cancel, CancelOutcome, DeadLetterFilter, EventState};
 use ezq_core::engine::{CancelOrder, DeadLetter, Engine};
 use ezq_core::event::Event;
 use ezq_core::handler::{Backoff, Batch, Context, Handler};
-use ezq_core::message::{MessageId, QueueName, ReasonKind, Retention};
+use ezq_core::message::{MessageId, Progress, QueueName, ReasonKind, Retention};
 use ezq_core::observe::NoticeKind;
 use ezq_core::testing::TestApp;
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,11 @@ async fn a_running_handler_is_cut_off_and_the_event_dies_or_is_gone() {
     assert_eq!(letters.len(), 1, "{letters:?}");
     let reason = letters[0].reason.clone().unwrap();
     assert_eq!(reason.kind, ReasonKind::Cancelled);
+    let marks = Progress::from_headers(&letters[0].headers);
+    assert!(
+        marks.is_empty(),
+        "it was cut off before its time was over: {marks:?}"
+    );
     assert!(app.history(&goes.event_id).await.unwrap().is_empty());
 
     // The orders are forgotten: a redrive brings the event back under a new id.
