@@ -225,7 +225,8 @@ async fn do_everything(name: &str) {
             .register(Handler::on("mixed", mixed))
             .register(Handler::on_batch("all", all))
             .configure(|config| {
-                config.retry.backoff = ezq_core::handler::Backoff::constant(Duration::ZERO)
+                config.retry.backoff = ezq_core::handler::Backoff::constant(Duration::ZERO);
+                config.sample_queues = Some(Duration::from_secs(1));
             })
             .schedule(name, quick, &Paid { order: 9 })
     });
@@ -496,4 +497,41 @@ async fn labels_stay_few_whatever_is_published() {
         .collect();
     assert_eq!(types, BTreeSet::from(["other"]));
     assert!((published.iter().map(|one| one.value).sum::<f64>() - 1100.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn queues_are_sampled_while_asked_for_and_show_zeros_afterwards() {
+    async fn never(_: Paid) {
+        std::future::pending::<()>().await;
+    }
+    let app = build("sampled", |builder| {
+        builder
+            .register(Handler::on("never", never))
+            .configure(|config| config.sample_queues = Some(Duration::from_secs(1)))
+    });
+    for order in 0..3 {
+        app.publish(&Paid { order }).await.unwrap();
+    }
+    let events = |state| {
+        value(
+            "ezq_queue_events",
+            &[("queue", "sampled"), ("state", state)],
+        )
+    };
+    assert!(events("leased") < 0.1);
+
+    let handle = app.consumer().concurrency(1).spawn();
+    let is_sampled = async {
+        while events("leased") < 1.0 || events("ready") < 1.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let sampled = tokio::time::timeout(Duration::from_secs(60), is_sampled).await;
+    sampled.expect("nothing is sampled");
+
+    handle.interrupt();
+    handle.await.unwrap();
+    for state in ["ready", "leased", "retrying", "scheduled", "dead"] {
+        assert!(events(state) < 0.1, "{state}");
+    }
 }

@@ -59,6 +59,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.subscribe = true;
     expected.app_version = Some("1.4.0 (a1b2c3)".into());
     expected.presence = false;
+    expected.sample_queues = Some(Duration::from_secs(15));
     expected.manage_schema = false;
 
     let given = from(&[
@@ -83,6 +84,7 @@ fn every_option_of_the_environment_takes_effect() {
         ("EZQ_SUBSCRIBE", "true"),
         ("EZQ_APP_VERSION", "1.4.0 (a1b2c3)"),
         ("EZQ_PRESENCE", "false"),
+        ("EZQ_SAMPLE_QUEUES", "15s"),
         ("EZQ_MANAGE_SCHEMA", "false"),
         ("EZQ_DATABASE_URL", "postgres://app:hunter2@db/app"),
         ("DATABASE_URL", "postgres://app:hunter2@db/app"),
@@ -143,7 +145,8 @@ fn a_wrong_value_is_refused_with_its_name_and_what_to_write() {
 
 #[tokio::test]
 async fn an_option_out_of_range_fails_when_the_application_is_built() {
-    let changes: [fn(&mut Config); 11] = [
+    let changes: [fn(&mut Config); 12] = [
+        |config| config.sample_queues = Some(Duration::from_millis(999)),
         |config| config.concurrency = 0,
         |config| config.lease = Duration::from_millis(999),
         |config| config.settle_batch = 0,

@@ -14,6 +14,7 @@ cases![
     counts_stop_at_their_limit,
     the_oldest_is_the_one_that_has_been_due_longest,
     a_queue_that_does_not_exist_has_no_counts,
+    one_client_samples_at_a_time,
 ];
 
 const CAP: u64 = 1000;
@@ -150,4 +151,35 @@ async fn a_queue_that_does_not_exist_has_no_counts(stage: &Stage<'_>) -> CaseRes
     let found: Vec<bool> = counts.iter().map(Option::is_some).collect();
     check_eq!(found, [false, true], "which of two queues have counts");
     Ok(())
+}
+
+async fn one_client_samples_at_a_time(stage: &Stage<'_>) -> CaseResult {
+    // Another case of a suite that runs beside this one may hold it for a moment.
+    let mut elected = None;
+    for _ in 0..100 {
+        elected = overview(stage)?.elect_sampler().await?;
+        if elected.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let Some(mut elected) = elected else {
+        return Err(CaseError::Failed("nobody is elected".to_owned()));
+    };
+
+    elected.confirm().await?;
+    let other = stage.engine.overview();
+    let other = other.ok_or_else(|| CaseError::Skipped("the engine has no overview".to_owned()))?;
+    check!(other.elect_sampler().await?.is_none(), "two are elected");
+    elected.confirm().await?;
+    drop(elected);
+
+    // A server may take a moment to notice.
+    for _ in 0..100 {
+        if other.elect_sampler().await?.is_some() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(CaseError::Failed("nobody takes over".to_owned()))
 }

@@ -5,8 +5,9 @@ use ezq_core::Result;
 use ezq_core::engine::{
     Browse, CancelOrder, Cancellations, ConsumerPresence, Engine as _, EventFilter, EventPage,
     EventState, Failures, PageRequest, Pause, PauseTarget, Pauses, Presence, QueueCancellations,
-    QueueCounts, QueueOverview, QueuePauses, SeenConsumer, Settle, TypeSearch,
+    QueueCounts, QueueOverview, QueuePauses, Sampler, SeenConsumer, Settle, TypeSearch,
 };
+use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{HandlerName, MessageId, QueueName};
 use tokio::sync::watch;
 
@@ -79,6 +80,7 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
         ],
     ),
     (Fault::CountsWithoutEnd, &["counts_stop_at_their_limit"]),
+    (Fault::ElectsEverybody, &["one_client_samples_at_a_time"]),
     (
         Fault::NotesNoConsumer,
         &[
@@ -231,6 +233,14 @@ impl QueueOverview for Broken {
             cap
         };
         self.inner.counts(queues, cap).await
+    }
+
+    async fn elect_sampler(&self) -> Result<Option<Box<dyn Sampler>>> {
+        if self.is(Fault::ElectsEverybody) {
+            // Each engine of its own elects its first client.
+            return MemoryEngine::new().elect_sampler().await;
+        }
+        self.inner.elect_sampler().await
     }
 }
 

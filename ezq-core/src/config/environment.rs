@@ -23,7 +23,7 @@ const READ_ELSEWHERE: [&str; 4] = [
 /// Parses the text of a variable and stores it in its option, or says how to write the value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 25] = [
+const OPTIONS: [(&str, Set); 26] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -102,6 +102,9 @@ const OPTIONS: [(&str, Set); 25] = [
     }),
     ("EZQ_PRESENCE", |config, text| {
         yes_or_no(text, &mut config.presence)
+    }),
+    ("EZQ_SAMPLE_QUEUES", |config, text| {
+        duration_or_none(text).map(|every| config.sample_queues = every)
     }),
     ("EZQ_MANAGE_SCHEMA", |config, text| {
         yes_or_no(text, &mut config.manage_schema)

@@ -155,6 +155,12 @@ pub struct Config {
     ///
     /// `EZQ_PRESENCE`: `true` or `false`. Defaults to `true`.
     pub presence: bool,
+    /// How often the gauges of queues are sampled, such as their depth: at least 1 s. Of all processes
+    /// on a database that sample, one does; another takes over when it ends. It samples while it runs
+    /// a consumer, and needs the feature `metrics`.
+    ///
+    /// `EZQ_SAMPLE_QUEUES`, or `none`. Defaults to none.
+    pub sample_queues: Option<Duration>,
     /// How long connecting to the store may take; longer than zero.
     /// [`App::health`](crate::app::App::health) waits for an engine for as long.
     ///
@@ -220,6 +226,7 @@ impl Default for Config {
             dedupe_window: Duration::from_secs(3600),
             subscribe: false,
             presence: true,
+            sample_queues: None,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
             retention: BTreeMap::new(),

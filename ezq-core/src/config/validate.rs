@@ -78,6 +78,12 @@ impl Config {
         if self.dedupe_window.is_zero() {
             return Err(wrong("`dedupe_window` must be longer than zero".into()));
         }
+        if self
+            .sample_queues
+            .is_some_and(|every| every < Duration::from_secs(1))
+        {
+            return Err(wrong("`sample_queues` must be at least 1 s".into()));
+        }
         if self.connect_timeout.is_zero() {
             return Err(wrong("`connect_timeout` must be longer than zero".into()));
         }

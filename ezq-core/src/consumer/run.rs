@@ -190,6 +190,16 @@ fn start_tasks(
         background.spawn(telling.in_current_span());
     }
 
+    if let Some(every) = scope
+        .app
+        .config
+        .sample_queues
+        .filter(|_| !settings.until_idle)
+    {
+        let sampling = Arc::clone(&scope.app).sample_queues(every);
+        background.spawn(sampling.in_current_span());
+    }
+
     if !settings.until_idle && !scope.app.schedules.planned.is_empty() {
         let schedules = Arc::clone(&scope.app).keep_schedules();
         background.spawn(schedules.in_current_span());

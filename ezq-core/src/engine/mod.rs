@@ -102,7 +102,7 @@ pub use delivery::{
 pub use failures::{Failure, FailureKey, Failures};
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
-pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals};
+pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals, Sampler};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
 pub use presence::{ConsumerPresence, Presence, SeenConsumer};
 pub use schedules::{

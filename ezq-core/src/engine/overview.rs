@@ -135,4 +135,31 @@ pub trait QueueOverview: Send + Sync {
     /// # Errors
     /// When the store could not be read.
     async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>>;
+
+    /// For how long the oldest snapshot or prepared transaction of the store has been held, as far as
+    /// the role may see; `None` if there is none, or if the store has no such thing. While it lasts,
+    /// nothing that was deleted since can be cleaned up.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn oldest_snapshot(&self) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
+    /// Makes this process the one that samples the gauges, for as long as it keeps the answer; `None`
+    /// while another process does.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn elect_sampler(&self) -> Result<Option<Box<dyn Sampler>>>;
+}
+
+/// That this process samples the gauges, and no other of the store.
+#[async_trait]
+pub trait Sampler: Send {
+    /// Makes sure that it still does.
+    ///
+    /// # Errors
+    /// When it does not, or that is not known: the store may have given the part to another process.
+    async fn confirm(&mut self) -> Result<()>;
 }

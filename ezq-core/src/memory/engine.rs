@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::clock::{self, Clock};
 use super::queue::NAME;
@@ -53,6 +53,8 @@ pub struct MemoryEngine {
 pub(super) struct Shared {
     capabilities: Capabilities,
     pub(super) clock: Clock,
+    /// The seat of the one that samples the queues.
+    pub(super) sampler: Arc<Semaphore>,
     store: Mutex<Store>,
 }
 
@@ -91,6 +93,7 @@ impl MemoryEngine {
         let shared = Shared {
             capabilities,
             clock: Clock::new(),
+            sampler: Arc::new(Semaphore::new(1)),
             store: Mutex::new(Store::new(max_body)),
         };
         Self {

@@ -1,11 +1,14 @@
 //! The overview of the memory engine's queues. Counting is cheap here, so it counts all and then cuts.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::clock::{self, Micros};
 use super::engine::MemoryEngine;
 use super::queue::{Queue, count};
-use crate::engine::{CopyState, Count, QueueCounts, QueueOverview, QueueTotals};
+use crate::engine::{CopyState, Count, QueueCounts, QueueOverview, QueueTotals, Sampler};
 use crate::error::Result;
 use crate::message::queue_name::QueueName;
 
@@ -22,6 +25,23 @@ impl QueueOverview for MemoryEngine {
             .iter()
             .map(|queue| store.queue(queue).ok().map(|queue| queue.counts(cap, now)));
         Ok(counts.collect())
+    }
+
+    async fn elect_sampler(&self) -> Result<Option<Box<dyn Sampler>>> {
+        let seat = Arc::clone(&self.shared.sampler);
+        let taken = seat.try_acquire_owned().ok();
+        Ok(taken.map(|permit| Box::new(Elected(permit)) as Box<dyn Sampler>))
+    }
+}
+
+/// The seat, which is free again once this is dropped.
+#[derive(Debug)]
+struct Elected(#[expect(dead_code, reason = "kept for its drop")] OwnedSemaphorePermit);
+
+#[async_trait]
+impl Sampler for Elected {
+    async fn confirm(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What an application and its consumers share once it is built.
 
 mod presence;
+mod sampling;
 mod schedules;
 mod telling;
 

@@ -7,6 +7,8 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 pub(crate) struct Telling {
     /// Of all consumers of the application one tells; the others wait for it to end.
     pub(super) teller: Semaphore,
+    /// Of all consumers of the application one samples the queues, by `sampling.rs`.
+    pub(super) sampler: Semaphore,
     /// A consumer has begun.
     pub(super) begun: Notify,
     /// Held while a statement is under way: a consumer that is removed must not be noted after that.
@@ -18,6 +20,7 @@ impl Default for Telling {
     fn default() -> Self {
         Self {
             teller: Semaphore::new(1),
+            sampler: Semaphore::new(1),
             begun: Notify::new(),
             writing: Mutex::default(),
             host: host(),

@@ -75,6 +75,36 @@ pub(crate) async fn counts(
     read(&row, cap)
 }
 
+/// For how long the oldest snapshot or prepared transaction of this database has been held. Vacuum
+/// ignores the snapshots of its own workers.
+///
+/// The server shows a role without `pg_monitor` its own sessions only.
+pub(crate) async fn oldest_snapshot(
+    connection: &mut PgConnection,
+) -> Result<Option<Duration>, sqlx::Error> {
+    let statement = "
+        SELECT floor(1000000 * extract(epoch FROM clock_timestamp() - min(held.since)))::bigint
+        FROM (SELECT a.xact_start AS since FROM pg_catalog.pg_stat_activity a
+              WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL
+                AND a.pid <> pg_backend_pid() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
+              UNION ALL
+              SELECT x.prepared FROM pg_catalog.pg_prepared_xacts x
+              WHERE x.database = current_database()) held";
+    let held: Option<i64> = sqlx::query_scalar(statement).fetch_one(connection).await?;
+    Ok(held.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+}
+
+/// The key of the advisory lock of the session that samples: `ezq` and a number, as bytes.
+const SEAT: i64 = 0x65_7a_71_06;
+
+/// Takes the lock of the session that samples. Returns false if another session has it.
+pub(crate) async fn take_seat(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_lock($1)")
+        .bind(SEAT)
+        .fetch_one(connection)
+        .await
+}
+
 /// Each number stops at the limit. What is due is read by the index on `vt` from its beginning, what is
 /// not due from now on: leases end soon and come first, then retries, then what is scheduled. The
 /// totals are the server's statistics on the table.

@@ -1,12 +1,17 @@
 //! The overview of queues, on the connection for rare calls.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use ezq_core::Result;
-use ezq_core::engine::{QueueCounts, QueueOverview};
+use ezq_core::engine::{QueueCounts, QueueOverview, Sampler};
 use ezq_core::message::QueueName;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 use crate::admin::overview;
-use crate::connection::dedicated::call;
+use crate::config::Place;
+use crate::connection::dedicated::{self, call};
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
 
@@ -42,5 +47,47 @@ impl QueueOverview for PgmqEngine {
             });
         }
         Ok(all)
+    }
+
+    async fn oldest_snapshot(&self) -> Result<Option<Duration>> {
+        call!(self.inner.connections.control, |connection| {
+            overview::oldest_snapshot(connection)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
+    async fn elect_sampler(&self) -> Result<Option<Box<dyn Sampler>>> {
+        let connector = &self.inner.connections.connector;
+        let mut session = connector.connect().await?;
+        let limit = connector.connect_timeout();
+        let seat = dedicated::limit(limit, overview::take_seat(&mut session)).await;
+        if !seat.map_err(|failure| error::of(failure, self.place()))? {
+            let _ = session.close().await;
+            return Ok(None);
+        }
+
+        let place = self.place().clone();
+        Ok(Some(Box::new(Elected {
+            session,
+            limit,
+            place,
+        })))
+    }
+}
+
+/// A session that holds the advisory lock of the one that samples. The lock ends with it.
+struct Elected {
+    session: PgConnection,
+    limit: Duration,
+    place: Place,
+}
+
+#[async_trait]
+impl Sampler for Elected {
+    async fn confirm(&mut self) -> Result<()> {
+        // A session that answers has its locks.
+        dedicated::limit(self.limit, self.session.ping())
+            .await
+            .map_err(|failure| error::of(failure, &self.place))
     }
 }

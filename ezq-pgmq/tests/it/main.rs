@@ -74,6 +74,7 @@ mod replay;
 #[cfg(feature = "embedded")]
 mod restored;
 #[cfg(feature = "embedded")]
+mod sampling;
 mod schedules;
 #[cfg(feature = "embedded")]
 mod schema;

@@ -89,6 +89,8 @@ pub(crate) enum Fault {
     ForgetsWhatItFound,
     ListsTheDead,
     CountsWithoutEnd,
+    /// Every client samples.
+    ElectsEverybody,
     NotesNoConsumer,
     KeepsConsumers,
     IgnoresFilters,

@@ -34,6 +34,14 @@ pub mod names {
     pub const SCHEDULE_TICKS: &str = "ezq_schedule_ticks_total";
     /// Consumers of this process.
     pub const CONSUMERS: &str = "ezq_consumers";
+    /// Events of a queue, sampled by one process.
+    pub const QUEUE_EVENTS: &str = "ezq_queue_events";
+    /// How long the oldest event that can be handled has waited, sampled by one process.
+    pub const QUEUE_OLDEST: &str = "ezq_queue_oldest_claimable_seconds";
+    /// Age of the oldest snapshot, sampled by one process.
+    pub const SNAPSHOT: &str = "ezq_oldest_snapshot_seconds";
+    /// Whether this process samples.
+    pub const SAMPLER: &str = "ezq_queue_sampler";
     /// Open connections to the database.
     pub const CONNECTIONS_OPEN: &str = "ezq_connections_open";
     /// Connections that are in use.
@@ -200,6 +208,34 @@ pub const CATALOGUE: &[Metric] = &[
         "count",
         &["queue", "state"],
         "consumers of this process that have not ended, by state",
+    ),
+    metric(
+        names::QUEUE_EVENTS,
+        Kind::Gauge,
+        "count",
+        &["queue", "state"],
+        "events that a queue holds, by state, up to 100,000; zero in processes that do not sample",
+    ),
+    metric(
+        names::QUEUE_OLDEST,
+        Kind::Gauge,
+        "seconds",
+        &["queue"],
+        "how long the oldest event that can be handled has waited; zero in processes that do not sample",
+    ),
+    metric(
+        names::SNAPSHOT,
+        Kind::Gauge,
+        "seconds",
+        &[],
+        "age of the oldest snapshot or prepared transaction; zero in processes that do not sample",
+    ),
+    metric(
+        names::SAMPLER,
+        Kind::Gauge,
+        "count",
+        &[],
+        "1 in the process that samples the queues, 0 in others that were asked to",
     ),
     metric(
         names::CONNECTIONS_OPEN,

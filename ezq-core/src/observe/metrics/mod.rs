@@ -26,13 +26,14 @@ pub use catalogue::{CATALOGUE, Kind, Metric, SECONDS_BUCKETS, SIZE_BUCKETS, desc
 #[cfg(not(feature = "metrics"))]
 pub(crate) use unrecorded::{
     ConsumersGauge, DeliveryMetrics, HandlerMetrics, KnownType, PublishMetrics, QueueMetrics,
-    Since, dead_lettered, ticked,
+    SampledGauges, Since, dead_lettered, ticked,
 };
 #[cfg(feature = "metrics")]
 pub(crate) use {
     publishing::{KnownType, PublishMetrics},
     recorded::{
-        ConsumersGauge, DeliveryMetrics, HandlerMetrics, QueueMetrics, Since, dead_lettered, ticked,
+        ConsumersGauge, DeliveryMetrics, HandlerMetrics, QueueMetrics, SampledGauges, Since,
+        dead_lettered, ticked,
     },
 };
 

@@ -1,12 +1,14 @@
 //! The measurements around claims, handlers, settlements and schedules, by the facade `metrics`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::delivery::received::Received;
+use crate::engine::QueueCounts;
 use crate::event::EventDescriptor;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerName, Reason};
@@ -320,6 +322,108 @@ pub(crate) fn dead_lettered(queue: &QueueName, reason: &Reason) {
         "reason" => reason.kind.to_string(),
     )
     .increment(1);
+}
+
+/// What is sampled of the queues of a store.
+#[derive(Debug)]
+pub(crate) struct SampledGauges {
+    sampler: Gauge,
+    snapshot: Gauge,
+    /// Those that were set, by queue.
+    queues: BTreeMap<QueueName, QueueGauges>,
+}
+
+#[derive(Debug)]
+struct QueueGauges {
+    /// In the order of [`QUEUE_STATES`].
+    events: [Gauge; 5],
+    oldest: Gauge,
+}
+
+/// The states by which events are counted.
+const QUEUE_STATES: [&str; 5] = ["ready", "leased", "retrying", "scheduled", "dead"];
+
+impl SampledGauges {
+    /// Gauges of a process that does not sample yet; `None` for a build that measures nothing.
+    pub(crate) fn new() -> Option<Self> {
+        let gauges = Self {
+            sampler: gauge!(names::SAMPLER),
+            snapshot: gauge!(names::SNAPSHOT),
+            queues: BTreeMap::new(),
+        };
+        gauges.sampler.set(0.0);
+        Some(gauges)
+    }
+
+    /// This process samples, and found this.
+    pub(crate) fn set(&mut self, counted: &[(QueueName, QueueCounts)], snapshot: Option<Duration>) {
+        self.sampler.set(1.0);
+        self.snapshot
+            .set(snapshot.unwrap_or_default().as_secs_f64());
+
+        // Of a queue that was dropped nothing may stay behind.
+        for (queue, gauges) in &self.queues {
+            if !counted.iter().any(|(name, _)| name == queue) {
+                gauges.clear();
+            }
+        }
+        for (queue, counts) in counted {
+            let gauges = self
+                .queues
+                .entry(queue.clone())
+                .or_insert_with(|| QueueGauges::of(queue));
+            gauges.set(counts);
+        }
+    }
+
+    /// This process does not sample any more. The sum over all processes is then that of the next.
+    pub(crate) fn clear(&self) {
+        self.sampler.set(0.0);
+        self.snapshot.set(0.0);
+        self.queues.values().for_each(QueueGauges::clear);
+    }
+}
+
+impl Drop for SampledGauges {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl QueueGauges {
+    fn of(queue: &QueueName) -> Self {
+        let name = queue.as_str();
+        Self {
+            events: QUEUE_STATES.map(
+                |state| gauge!(names::QUEUE_EVENTS, "queue" => name.to_owned(), "state" => state),
+            ),
+            oldest: gauge!(names::QUEUE_OLDEST, "queue" => name.to_owned()),
+        }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts are capped far below 2^52"
+    )]
+    fn set(&self, counts: &QueueCounts) {
+        let all = [
+            counts.ready,
+            counts.leased,
+            counts.retrying,
+            counts.scheduled,
+            counts.dead,
+        ];
+        for (gauge, count) in self.events.iter().zip(all) {
+            gauge.set(count.value as f64);
+        }
+        self.oldest
+            .set(counts.oldest_ready.unwrap_or_default().as_secs_f64());
+    }
+
+    fn clear(&self) {
+        self.events.iter().for_each(|gauge| gauge.set(0.0));
+        self.oldest.set(0.0);
+    }
 }
 
 /// A tick of a schedule was due, and fired or was left out.
