@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`consumers`](crate::app::App::consumers) | [`Consumers`]: who runs where, and who is gone |
 //! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
+//! | [`doctor`](crate::app::App::doctor) | [`DoctorRequest`]: what is wrong with the store, and what mends it |
 //! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered, its errors grouped; cancels one |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
@@ -28,6 +29,7 @@
 //! | settling one message that waits | `by_hand.rs` |
 //! | consumers: who runs where | `consumers.rs` |
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
+//! | the examination of stores | `doctor.rs` |
 //! | a queue's errors, grouped | `errors.rs` |
 //! | a queue's events, page by page | `events.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
@@ -40,6 +42,7 @@ pub(crate) mod by_hand;
 pub(crate) mod cancel;
 pub(crate) mod consumers;
 pub(crate) mod dead_letters;
+pub(crate) mod doctor;
 pub(crate) mod errors;
 pub(crate) mod events;
 pub(crate) mod health;
@@ -52,12 +55,13 @@ pub(crate) mod summary;
 #[doc(no_inline)]
 pub use crate::engine::{
     BlockedKey, Blocker, Cancel, ConsumerPresence, CopyState, Count, EventCopy, EventFilter,
-    EventPage, EventState, EventStatus, FailureKey, History, PageCursor, Pause, PauseTarget,
-    QueueStats, QueueSubscription,
+    EventPage, EventState, EventStatus, FailureKey, Finding, History, PageCursor, Pause,
+    PauseTarget, QueueStats, QueueSubscription, Severity,
 };
 pub use cancel::{CancelOutcome, CancelRequest};
 pub use consumers::{ConsumerInfo, Consumers, GONE_AFTER};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
+pub use doctor::DoctorRequest;
 pub use errors::{ErrorGroup, ErrorGroups};
 pub use events::{Events, PageQuery};
 pub use health::{ConsumerHealth, EngineHealth, Health};

@@ -8,6 +8,7 @@ use tracing::{Instrument, info};
 
 use crate::admin::by_hand::settle_waiting;
 use crate::admin::dead_letters::DeadLetterQueue;
+use crate::admin::doctor::DoctorRequest;
 use crate::admin::events::Events;
 use crate::admin::history::HistoryRequest;
 use crate::app::App;
@@ -167,6 +168,28 @@ impl App {
         let queue = queue.into_queue_name()?;
         let reader = Reader::new(&self.inner.services.codecs);
         Events::new(&self.inner, queue, reader)
+    }
+
+    /// Examines the stores when awaited, and answers what is wrong with each, with the measured values
+    /// and the SQL that mends it.
+    ///
+    /// Nothing is changed or created, and a role that may only read is enough. It takes a fraction of a
+    /// second as a rule. Each check is given up after 2 s, and is then a finding itself.
+    ///
+    /// ```no_run
+    /// # async fn example(app: ezq_core::app::App) {
+    /// use ezq_core::admin::Severity;
+    ///
+    /// for finding in app.doctor().await {
+    ///     if finding.severity > Severity::Ok {
+    ///         println!("{finding}");
+    ///         println!("{}", finding.remedy.unwrap_or_default());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn doctor(&self) -> DoctorRequest<'_> {
+        DoctorRequest::new(&self.inner.services.engines)
     }
 
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::engine::{
-    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Due,
-    ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
+    Due, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
     QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -297,6 +297,11 @@ pub trait Engine: Any + Send + Sync {
     /// The engine's cancellations, or `None` (the default) if a message cannot be cancelled while a worker
     /// holds it. An engine that has them can also [lease by id](Self::lease_by_id).
     fn cancellations(&self) -> Option<&dyn Cancellations> {
+        None
+    }
+
+    /// The engine's examination of its store, or `None` (the default) if it has none.
+    fn doctor(&self) -> Option<&dyn Doctor> {
         None
     }
 

@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`Cancellations`], [`QueueOverview`],
-//!    [`Presence`], [`Browse`], [`History`].
+//!    [`Presence`], [`Browse`], [`Doctor`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `failures.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -76,6 +76,7 @@ mod contract;
 mod dead_letters;
 mod dedupe;
 mod delivery;
+mod doctor;
 mod failures;
 pub(crate) mod history;
 mod keys;
@@ -99,6 +100,7 @@ pub use dedupe::{DEDUPE_KEY_LIMIT, Dedupe, Original};
 pub use delivery::{
     Delivery, Due, LeaseRequest, Leased, Outgoing, Position, PublishOutcome, Receipt,
 };
+pub use doctor::{Doctor, DoctorOptions, Finding, Severity};
 pub use failures::{Failure, FailureKey, Failures};
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
