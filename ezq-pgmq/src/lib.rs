@@ -33,6 +33,7 @@ mod claim;
 mod config;
 mod connection;
 mod contract;
+mod doctor;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod engine;

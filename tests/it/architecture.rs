@@ -90,7 +90,7 @@ const CORE: [&str; 23] = [
     "memory", "delivery", "observe", "publish", "schedule", "handler", "config", "private",
     "dispatch", "shared", "admin", "consumer", "app", "testing",
 ];
-const PGMQ: [&str; 21] = [
+const PGMQ: [&str; 22] = [
     "embedded",
     "sql",
     "config",
@@ -103,6 +103,7 @@ const PGMQ: [&str; 21] = [
     "publish",
     "retention",
     "admin",
+    "doctor",
     "claim",
     "settle",
     "engine",

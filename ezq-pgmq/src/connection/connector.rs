@@ -156,6 +156,16 @@ impl Connector {
         self.connect_timeout
     }
 
+    /// A connection with the settings that the role has, and none of ezq's.
+    pub(crate) async fn plain(&self) -> Result<PgConnection> {
+        let options = self.options();
+        tls::check(&options)?;
+        let opened = timeout(self.connect_timeout, options.connect())
+            .await
+            .map_err(|_| error::timed_out(&self.place, self.connect_timeout))?;
+        opened.map_err(|failure| error::of(failure, &self.place))
+    }
+
     /// A connection for one call, freely planned.
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
         Ok(self.open(Planning::Free).await?.connection)

@@ -23,12 +23,40 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const SESSION: &str = "SELECT pg_catalog.concat(s.pid, ' ', s.backend_start)
                        FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) s";
 
+/// What is between a connection and its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Each connection has a session of its own.
+    None,
+    /// A pooler shares sessions between transactions.
+    Transactions,
+    /// There was no second connection to tell by.
+    Unknown,
+}
+
+/// Refuses a pooler that shares sessions.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if there is one; when the first connection fails.
+pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> Result<()> {
+    if sharing(first, connector).await? != Sharing::Transactions {
+        return Ok(());
+    }
+
+    let text = format!(
+        "at {} is a pooler that shares sessions between transactions (transaction pooling): let \
+         EZQ_DATABASE_URL lead to the server itself or to session pooling; DATABASE_URL may stay as it is",
+        connector.place().server()
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
 /// Holds one session by a second connection. Sessions are shared if that is the session that the
 /// first connection just had, or if the first now has another.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] if they are; when the first connection fails.
-pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> Result<()> {
+/// When the first connection fails.
+pub(crate) async fn sharing(first: &mut PgConnection, connector: &Connector) -> Result<Sharing> {
     let failed = |failure| error::of(failure, connector.place());
     let had = limit(connector.connect_timeout(), session(first))
         .await
@@ -37,7 +65,7 @@ pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> R
         tracing::debug!(
             "cannot open a second connection: a pooler that shares sessions would not be noticed"
         );
-        return Ok(());
+        return Ok(Sharing::Unknown);
     };
 
     let held = timeout(PATIENCE, async {
@@ -53,16 +81,10 @@ pub(crate) async fn refuse(first: &mut PgConnection, connector: &Connector) -> R
 
     let _ = timeout(PATIENCE, end).await;
     let is_held = matches!(held, Ok(Ok(held)) if held == had);
-    if !is_held && has.map_err(failed)? == had {
-        return Ok(());
+    match !is_held && has.map_err(failed)? == had {
+        true => Ok(Sharing::None),
+        false => Ok(Sharing::Transactions),
     }
-
-    let text = format!(
-        "at {} is a pooler that shares sessions between transactions (transaction pooling): let \
-         EZQ_DATABASE_URL lead to the server itself or to session pooling; DATABASE_URL may stay as it is",
-        connector.place().server()
-    );
-    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 /// The simple protocol prepares nothing.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Due,
-    Engine, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence,
+    BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
+    Due, Engine, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence,
     PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
     UnitOfWork,
 };
@@ -247,6 +247,10 @@ impl Engine for PgmqEngine {
     }
 
     fn overview(&self) -> Option<&dyn QueueOverview> {
+        Some(self)
+    }
+
+    fn doctor(&self) -> Option<&dyn Doctor> {
         Some(self)
     }
 

@@ -7,6 +7,7 @@ mod broadcasts;
 mod browse;
 mod cancellations;
 mod dead_letters;
+mod doctor;
 mod engine;
 mod overview;
 mod pauses;

@@ -113,12 +113,17 @@ async fn probe(connection: &mut PgConnection) -> Result<PgmqState, sqlx::Error> 
 }
 
 fn is_too_old(version: &str) -> bool {
+    is_older(version, OLDEST_PGMQ)
+}
+
+/// Whether one version is before another, number by number.
+pub(crate) fn is_older(version: &str, than: &str) -> bool {
     let numbers = |text: &str| -> Vec<u32> {
         text.split('.')
             .map_while(|part| part.parse().ok())
             .collect()
     };
-    numbers(version) < numbers(OLDEST_PGMQ)
+    numbers(version) < numbers(than)
 }
 
 async fn install(connector: &Connector, deadline: Instant) -> Result<()> {

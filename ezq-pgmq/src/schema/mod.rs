@@ -35,6 +35,7 @@ mod ownership;
 mod part;
 mod parts;
 pub(crate) mod queues;
+pub(crate) mod report;
 pub(crate) mod setup;
 mod stale_keys;
 

@@ -22,3 +22,18 @@ pub(crate) enum Part {
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }
+
+impl Part {
+    /// All of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Engine,
+        Self::Broadcast,
+        Self::Schedules,
+        Self::Replays,
+        Self::Trail,
+        Self::Controls,
+        Self::Cancellations,
+        Self::Presence,
+        Self::Inbox,
+    ];
+}

@@ -55,17 +55,17 @@ const PROBE: &str = "
     FROM (SELECT pg_catalog.to_regnamespace('ezq')::oid AS oid) n";
 
 /// What a database has of the schema.
-struct Catalogue {
+pub(super) struct Catalogue {
     has_schema: bool,
     /// Tables and functions.
     stands: BTreeSet<String>,
-    applied: BTreeSet<i32>,
+    pub(super) applied: BTreeSet<i32>,
 }
 
 impl Catalogue {
     /// The migrations to apply: those that were never applied, and from the first on whose table or
     /// function was dropped.
-    fn missing(&self, part: Part) -> Vec<&'static Migration> {
+    pub(super) fn missing(&self, part: Part) -> Vec<&'static Migration> {
         let mut is_broken = false;
         MIGRATIONS
             .iter()
@@ -78,7 +78,7 @@ impl Catalogue {
     }
 
     /// The names of what a part lacks.
-    fn lacks(&self, part: Part) -> String {
+    pub(super) fn lacks(&self, part: Part) -> String {
         let mut names = BTreeSet::new();
         for migration in self.missing(part) {
             let absent = migration.makes.iter();
@@ -101,7 +101,7 @@ impl Catalogue {
     }
 
     /// Whether something was dropped that an applied migration had created.
-    fn is_broken(&self, part: Part) -> bool {
+    pub(super) fn is_broken(&self, part: Part) -> bool {
         self.missing(part)
             .iter()
             .any(|m| self.applied.contains(&m.version))
@@ -316,7 +316,7 @@ fn record(version: i32, name: &str) -> String {
     )
 }
 
-async fn probe(connection: &mut PgConnection) -> Result<Catalogue, sqlx::Error> {
+pub(super) async fn probe(connection: &mut PgConnection) -> Result<Catalogue, sqlx::Error> {
     let stands: Option<Vec<String>> = sqlx::query_scalar(PROBE)
         .fetch_one(&mut *connection)
         .await?;

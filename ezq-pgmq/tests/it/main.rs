@@ -33,6 +33,8 @@ mod dead_letters;
 #[cfg(feature = "embedded")]
 mod dedupe;
 #[cfg(feature = "embedded")]
+mod doctor;
+#[cfg(feature = "embedded")]
 mod dropped;
 #[cfg(feature = "embedded")]
 mod embedded;

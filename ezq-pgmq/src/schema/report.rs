@@ -1,0 +1,79 @@
+//! How each part of ezq's own schema stands, for whoever examines a database.
+
+use std::collections::BTreeSet;
+
+use sqlx::postgres::PgConnection;
+
+use crate::schema::migrations::MIGRATIONS;
+use crate::schema::part::Part;
+use crate::schema::parts::{self, Catalogue};
+
+/// How a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartState {
+    /// It is made when it is first needed.
+    Absent,
+    /// All is there.
+    Whole,
+    /// Changes of this ezq were not applied yet.
+    Behind,
+    /// Something was dropped.
+    Broken,
+}
+
+/// The state of one part.
+#[derive(Debug)]
+pub(crate) struct PartReport {
+    pub(crate) part: Part,
+    pub(crate) state: PartState,
+    /// What it lacks, in words.
+    pub(crate) lacks: String,
+}
+
+/// The state of all parts.
+#[derive(Debug)]
+pub(crate) struct SchemaReport {
+    pub(crate) parts: Vec<PartReport>,
+    /// Changes that this ezq does not know: a newer one made them.
+    pub(crate) newer: usize,
+}
+
+/// Looks at every part. The role must be allowed to read `ezq.migrations`, where it exists.
+pub(crate) async fn report(connection: &mut PgConnection) -> Result<SchemaReport, sqlx::Error> {
+    let found = parts::probe(connection).await?;
+    let known: BTreeSet<i32> = MIGRATIONS.iter().map(|step| step.version).collect();
+    Ok(SchemaReport {
+        newer: found.applied.difference(&known).count(),
+        parts: Part::ALL.map(|part| of(part, &found)).into(),
+    })
+}
+
+fn of(part: Part, found: &Catalogue) -> PartReport {
+    let missing = found.missing(part);
+    let mut own = MIGRATIONS.iter().filter(|step| step.part == part);
+    let was_made = own.any(|step| found.applied.contains(&step.version));
+    let state = match (missing.is_empty(), was_made) {
+        (true, _) => PartState::Whole,
+        (false, false) => PartState::Absent,
+        (false, true) if found.is_broken(part) => PartState::Broken,
+        (false, true) => PartState::Behind,
+    };
+
+    PartReport {
+        part,
+        state,
+        lacks: found.lacks(part),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_belongs_to_a_part_that_is_reported() {
+        for step in MIGRATIONS {
+            assert!(Part::ALL.contains(&step.part), "{}", step.name);
+        }
+    }
+}
