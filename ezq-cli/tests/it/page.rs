@@ -40,6 +40,23 @@ async fn the_page_shows_what_the_program_prints(database: TestDatabase) {
     assert!(count > 5, "only {count} commands");
 }
 
+/// The runbooks need the situation that they are for. Their commands are at least understood: the program
+/// gets as far as the database, which is not there.
+#[test]
+fn the_commands_of_the_runbooks_are_understood() {
+    let page = include_str!("../../../docs/runbooks.md");
+    let blocks = page.split("```sh\n").skip(1);
+    let lines = blocks.flat_map(|block| block.split("```").next().unwrap().lines());
+
+    let mut count = 0;
+    for line in lines {
+        let printed = print(line, "postgres://nobody@127.0.0.1:1/none");
+        assert!(printed.contains("no connection to"), "$ {line}\n{printed}");
+        count += 1;
+    }
+    assert!(count > 10, "only {count} commands");
+}
+
 /// What a command line prints, in the shell that the reader has.
 fn print(line: &str, url: &str) -> String {
     let program = command(&[]).get_program().to_owned();
