@@ -8,6 +8,7 @@ use crate::captures::CaptureVerb;
 use crate::check::Check;
 use crate::consumers::ConsumerVerb;
 use crate::dead_letters::DeadLetterVerb;
+use crate::doctor::Doctor;
 use crate::events::EventVerb;
 use crate::global::Global;
 use crate::migrations::MigrateVerb;
@@ -71,6 +72,9 @@ pub(crate) enum Noun {
 
     /// Check queues and consumers against limits, for monitoring
     Check(Check),
+
+    /// Examine the database: what is wrong, and the SQL that mends it
+    Doctor(Doctor),
 
     /// Print a file for monitoring, by the metrics that ezq exports
     Generate {

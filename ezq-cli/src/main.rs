@@ -22,6 +22,7 @@ mod contexts;
 mod dead_letters;
 #[cfg(feature = "embedded")]
 mod dev;
+mod doctor;
 mod events;
 mod exposition;
 mod failure;
@@ -88,6 +89,7 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Replay(verb) => replays::run(&session, verb).await,
             Noun::Migrate(verb) => migrations::run(&session, verb),
             Noun::Check(check) => check::run(&session, check).await,
+            Noun::Doctor(doctor) => doctor::run(&session, doctor).await,
             Noun::Generate { file } => monitoring::generate(&session, file),
             Noun::Completions { shell } => generated::completions(&session, shell),
             Noun::Man => generated::manual(&session),

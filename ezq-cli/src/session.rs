@@ -39,6 +39,11 @@ impl Session {
         self.connect_as(access, None).await
     }
 
+    /// The database, for what needs no engine.
+    pub(crate) fn database(&self) -> Result<PgmqConfig, Failure> {
+        Ok(PgmqConfig::url(&self.database_url()?)?)
+    }
+
     /// Connects to the database in the name of an application.
     pub(crate) async fn connect_as(
         &self,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dead_letters;
+mod doctor;
 mod events;
 mod faults;
 mod frame;

@@ -65,7 +65,10 @@ async fn unconsumed(
         Some((0, _)) => (Severity::Notice, "nothing waits".to_owned()),
         Some((ready, oldest)) => (
             Severity::Warning,
-            format!("{ready} events are due, the oldest for {}", span(oldest)),
+            format!(
+                "events that are due: {ready}, the oldest for {}",
+                span(oldest)
+            ),
         ),
         None => (
             Severity::Notice,
@@ -149,8 +152,12 @@ async fn of_dead_letters(
         0 => Severity::Notice,
         _ => Severity::Warning,
     };
-    let more = if all.unsigned_abs() >= CAP { "+" } else { "" };
-    let text = format!("{all}{more} dead letters, {recent} of them from the last hour");
+    let letters = match (all, all.unsigned_abs() >= CAP) {
+        (1, _) => "1 dead letter".to_owned(),
+        (_, false) => format!("{all} dead letters"),
+        (_, true) => format!("{all} or more dead letters"),
+    };
+    let text = format!("{letters}, {recent} from the last hour");
     let letters = Finding::new(severity, "dead-letters", text)
         .about_queue(queue)
         .advice(format!(
