@@ -16,6 +16,7 @@ use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session};
 use crate::text;
+use crate::values;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueVerb {
@@ -148,9 +149,7 @@ async fn pause(
         None => ezq.queues().pause(&queue),
         Some(handler) => ezq.queues().pause_handler(&queue, handler),
     };
-    // The user of the machine tells others more than the name of this program.
-    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-    if let Some(who) = by.or(user) {
+    if let Some(who) = by.or_else(values::user) {
         request = request.by(who);
     }
     if let Some(reason) = reason {
