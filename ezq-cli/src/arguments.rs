@@ -17,6 +17,7 @@ use crate::queues::QueueVerb;
 use crate::replays::ReplayVerb;
 use crate::schedules::ScheduleVerb;
 use crate::subscriptions::SubscriptionVerb;
+use crate::ui::Ui;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 refused without confirmation.
@@ -41,15 +42,6 @@ pub(crate) enum Noun {
     /// Events: publishing one, and what became of it
     #[command(subcommand)]
     Event(EventVerb),
-
-    /// Errors of a queue, grouped by handler and message
-    Errors {
-        /// The queue
-        queue: String,
-        /// How many groups to list
-        #[arg(long, value_name = "N", default_value = "20")]
-        limit: usize,
-    },
 
     /// Dead letters: events that were given up
     #[command(subcommand)]
@@ -85,6 +77,9 @@ pub(crate) enum Noun {
     /// Examine the database: what is wrong, and the SQL that mends it
     Doctor(Doctor),
 
+    /// Serve the dashboard, print its link, and keep it until Ctrl-C
+    Ui(Ui),
+
     /// Print a file for monitoring, by the metrics that ezq exports
     Generate {
         /// Which file
@@ -104,5 +99,20 @@ pub(crate) enum Noun {
 
     /// Start a development Postgres, print its URL, and keep it until Ctrl-C
     #[cfg(feature = "embedded")]
-    Dev,
+    Dev {
+        /// Also run a shop on it, with a worker, customers and the dashboard, and print its link
+        #[arg(long)]
+        demo: bool,
+    },
+}
+
+impl Noun {
+    /// Whether the command has handlers that are meant to fail, so that their failures are no news.
+    pub(crate) fn fails_on_purpose(&self) -> bool {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Dev { demo } => *demo,
+            _ => false,
+        }
+    }
 }

@@ -4,16 +4,30 @@ use ezq::Ezq;
 use ezq::pgmq::embedded::EmbeddedPostgres;
 use serde_json::json;
 
+use crate::demo::Demo;
 use crate::failure::Failure;
 use crate::session::Session;
+use crate::stopping::Signals;
+use crate::ui;
 
-pub(crate) async fn run(session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(session: &Session, has_demo: bool) -> Result<(), Failure> {
+    let signals = Signals::new()?;
     let server = EmbeddedPostgres::builder().start().await?;
-    let url = server.url();
+    let ran = match has_demo {
+        true => demo(session, &server.url(), signals).await,
+        false => database(session, &server.url(), signals).await,
+    };
+    // Its data goes with it, and there is nobody to wait for.
+    let stopped = server.stop(false).await;
+    ran?;
+    Ok(stopped?)
+}
+
+async fn database(session: &Session, url: &str, signals: Signals) -> Result<(), Failure> {
     // Installs PGMQ.
     let ezq = Ezq::builder()
         .without_discovered_handlers()
-        .database_url(&url)
+        .database_url(url)
         .connect()
         .await?;
     ezq.close().await;
@@ -25,28 +39,22 @@ pub(crate) async fn run(session: &Session) -> Result<(), Failure> {
     session
         .output
         .note("Ctrl-C ends the database, and deletes what it holds");
-    stopped().await?;
-    // Its data goes with it, and there is nobody to wait for.
-    Ok(server.stop(false).await?)
+    signals.received().await;
+    Ok(())
 }
 
-/// Waits for Ctrl-C, or what else asks a program to end.
-async fn stopped() -> Result<(), Failure> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let refused = |error| Failure::error(format!("signals cannot be received: {error}"));
-        let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
+async fn demo(session: &Session, url: &str, signals: Signals) -> Result<(), Failure> {
+    let demo = Demo::start(url).await?;
+    let dashboard = ui::address(&demo.server);
+    match session.global.json {
+        true => session
+            .output
+            .lines(&[json!({"database_url": url, "dashboard": dashboard})])?,
+        false => session.output.data(&format!("{url}\n{dashboard}"))?,
     }
-    #[cfg(not(unix))]
-    {
-        let stopped = tokio::signal::ctrl_c().await;
-        stopped.map_err(|error| Failure::error(format!("Ctrl-C cannot be received: {error}")))
-    }
+    session.output.note(
+        "The second line is the dashboard: it lets in one browser, within an hour. Ctrl-C ends all, \
+         and deletes the database",
+    );
+    demo.run(signals).await
 }

@@ -10,18 +10,18 @@
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod body;
-mod browsing;
 mod captures;
 mod check;
 mod confirmation;
 mod consumers;
 mod contexts;
-mod copies;
 mod dead_letters;
+#[cfg(feature = "embedded")]
+mod demo;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
@@ -34,14 +34,15 @@ mod letters;
 mod migrations;
 mod monitoring;
 mod names;
-mod one_event;
 mod output;
 mod queues;
 mod replays;
 mod schedules;
 mod session;
+mod stopping;
 mod subscriptions;
 mod text;
+mod ui;
 mod values;
 
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     };
 
     let output = Output::new(&arguments.global);
-    session::log(&arguments.global);
+    session::log(&arguments.global, arguments.noun.fails_on_purpose());
     match run(arguments, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.fail(&failure),
@@ -84,7 +85,6 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
         match noun {
             Noun::Queue(verb) => queues::run(&session, verb).await,
             Noun::Event(verb) => events::run(&session, verb).await,
-            Noun::Errors { queue, limit } => browsing::errors(&session, &queue, limit).await,
             Noun::Dlq(verb) => dead_letters::run(&session, verb).await,
             Noun::Schedule(verb) => schedules::run(&session, verb).await,
             Noun::Consumer(verb) => consumers::run(&session, verb).await,
@@ -94,11 +94,12 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Migrate(verb) => migrations::run(&session, verb),
             Noun::Check(check) => check::run(&session, check).await,
             Noun::Doctor(doctor) => doctor::run(&session, doctor).await,
+            Noun::Ui(ui) => ui::run(&session, ui).await,
             Noun::Generate { file } => monitoring::generate(&session, file),
             Noun::Completions { shell } => generated::completions(&session, shell),
             Noun::Man => generated::manual(&session),
             #[cfg(feature = "embedded")]
-            Noun::Dev => dev::run(&session).await,
+            Noun::Dev { demo } => dev::run(&session, demo).await,
         }
     })
 }

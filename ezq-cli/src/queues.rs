@@ -14,9 +14,8 @@ use crate::confirmation::confirm;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
-use crate::session::{Access, Session};
+use crate::session::{Access, Session, user};
 use crate::text;
-use crate::values;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueVerb {
@@ -149,7 +148,7 @@ async fn pause(
         None => ezq.queues().pause(&queue),
         Some(handler) => ezq.queues().pause_handler(&queue, handler),
     };
-    if let Some(who) = by.or_else(values::user) {
+    if let Some(who) = by.or_else(user) {
         request = request.by(who);
     }
     if let Some(reason) = reason {

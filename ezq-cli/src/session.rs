@@ -99,9 +99,16 @@ impl Session {
     }
 }
 
-/// Logs to stderr: errors only with `--quiet`, and more with each `--verbose`.
-pub(crate) fn log(global: &Global) {
+/// Who runs the program. It tells others more than the name of the program.
+pub(crate) fn user() -> Option<String> {
+    std::env::var("USER").ok().filter(|user| !user.is_empty())
+}
+
+/// Logs to stderr: errors only with `--quiet`, and more with each `--verbose`. What fails on purpose logs
+/// only when it is asked to.
+pub(crate) fn log(global: &Global, fails_on_purpose: bool) {
     let level = match (global.quiet, global.verbose) {
+        (_, 0) if fails_on_purpose => LevelFilter::OFF,
         (true, _) => LevelFilter::ERROR,
         (false, 0) => LevelFilter::WARN,
         (false, 1) => LevelFilter::INFO,

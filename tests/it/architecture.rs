@@ -37,7 +37,7 @@ fn crates_depend_downwards_only() {
             vec!["ezq-conformance", "ezq-core", "ezq-macros", "ezq-pgmq"],
         ),
         ("ezq-bench", vec!["ezq", "ezq-core", "ezq-pgmq"]),
-        ("ezq-cli", vec!["ezq"]),
+        ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),
         ("ezq-core", vec![]),
         ("ezq-macros", vec![]),

@@ -11,13 +11,14 @@ use crate::message::queue_name::QueueName;
 use crate::publish::routing;
 use crate::text::duration;
 
-/// Variables that are read elsewhere: where the database is, and where its binaries are. A URL must
-/// not be kept in a [`Config`], where it could be printed.
-const READ_ELSEWHERE: [&str; 4] = [
+/// Variables that are read elsewhere: where the database is, where its binaries are, and the token of
+/// the dashboard. A URL or a token must not be kept in a [`Config`], where it could be printed.
+const READ_ELSEWHERE: [&str; 5] = [
     "EZQ_DATABASE_URL",
     "EZQ_PG_BIN",
     "EZQ_PG_CACHE",
     "EZQ_PG_WHEEL_URL",
+    "EZQ_UI_TOKEN",
 ];
 
 /// Parses the text of a variable and stores it in its option, or says how to write the value.

