@@ -18,8 +18,8 @@ use crate::guard::guard;
 use crate::hosts::{Hosts, check_host};
 use crate::payload::{Payload, Payloads};
 use crate::screens::{
-    captures, catalogue, consumers, dead_letters, health, message, messages, overview, queue,
-    queues, replays, schedules, subscriptions,
+    captures, catalogue, consumers, dead_letters, errors, health, message, messages, overview,
+    queue, queues, replays, schedules, subscriptions,
 };
 
 /// How often the figures are read while somebody looks, unless told otherwise.
@@ -135,6 +135,7 @@ impl Dashboard {
             .route("/queues/{queue}/messages", get(messages::show))
             .route("/queues/{queue}/events/{id}", get(message::event))
             .route("/queues/{queue}/events/{id}/retry", post(message::retry))
+            .route("/queues/{queue}/errors", get(errors::show))
             .route("/queues/{queue}/dead", get(dead_letters::show))
             .route("/queues/{queue}/dead/{id}", get(message::letter))
             .route(

@@ -7,6 +7,7 @@ pub(crate) mod captures;
 pub(crate) mod catalogue;
 pub(crate) mod consumers;
 pub(crate) mod dead_letters;
+pub(crate) mod errors;
 pub(crate) mod filter;
 pub(crate) mod health;
 pub(crate) mod message;

@@ -271,3 +271,34 @@ async fn filters_stand_in_the_address(database: TestDatabase) {
     let place = get(&router, &format!("{path}?after=nowhere")).await;
     assert_eq!(place.status, StatusCode::BAD_REQUEST);
 }
+
+#[ezq::test]
+async fn equal_errors_are_one_row_that_leads_to_their_events(database: TestDatabase) {
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, operators());
+    publish(&ezq, "orders", "order.paid", "{}").await;
+    let none = get(&router, "/ops/queues/orders/errors").await;
+    assert!(none.text.contains("There are no errors"), "{}", none.text);
+
+    bury(&database, 3, "{}").await;
+    let page = get(&router, "/ops/queues/orders/errors").await;
+    assert_eq!(page.status, StatusCode::OK);
+    let error = "no such &#60;account&#62; of #% #";
+    assert_eq!(page.text.matches(error).count(), 1, "{}", page.text);
+
+    let (_, rest) = page
+        .text
+        .split_once("href=\"/ops/queues/orders/dead?")
+        .unwrap();
+    let (query, rest) = rest.split_once('"').unwrap();
+    // The one that was published first died with them.
+    assert!(rest.starts_with(">4<"), "{rest}");
+    let query = query.replace("&#38;", "&");
+    let letters = get(&router, &format!("/ops/queues/orders/dead?{query}")).await;
+    assert_eq!(
+        letters.text.matches("of 100%").count(),
+        4,
+        "{}",
+        letters.text
+    );
+}

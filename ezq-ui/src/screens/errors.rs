@@ -1,0 +1,81 @@
+//! The errors of a queue: equal ones on one line, with the way to their events.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use ezq::admin::ErrorGroup;
+
+use crate::board::Board;
+use crate::failure::Failure;
+use crate::frame::{Frame, render};
+use crate::screens::queues;
+use crate::text;
+
+/// So many are shown.
+const SHOWN: usize = 50;
+
+#[derive(Template)]
+#[template(path = "errors.html")]
+struct Page {
+    frame: Frame,
+    name: String,
+    path: String,
+    errors: Vec<ErrorRow>,
+    left_out: usize,
+    is_complete: bool,
+}
+
+struct ErrorRow {
+    handler: String,
+    error: String,
+    dead: String,
+    dead_href: String,
+    retrying: String,
+    retrying_href: String,
+    first: String,
+    last: String,
+}
+
+pub(crate) async fn show(
+    State(board): State<Board>,
+    frame: Frame,
+    Path(name): Path<String>,
+) -> Result<Response, Failure> {
+    let queue = queues::find(&board, &name).await?;
+    let path = frame.to(&format!("/queues/{}", text::encoded(queue.as_str())));
+    let frame = frame.page("/queues", queue.as_str()).live();
+    let events = board.ezq.events(&queue)?;
+    let errors = board.ask(events.errors(SHOWN)).await?;
+
+    let rows = errors.groups.iter().map(|group| ErrorRow::of(&path, group));
+    let page = Page {
+        name: queue.to_string(),
+        errors: rows.collect(),
+        left_out: errors.left_out,
+        is_complete: errors.is_complete,
+        path,
+        frame,
+    };
+    Ok(render(&page))
+}
+
+impl ErrorRow {
+    fn of(path: &str, group: &ErrorGroup) -> Self {
+        let handler = group.key.handler.as_ref();
+        let handler = handler.map_or("", |name| name.as_str());
+        // What stands in each of these errors. It may stand in others as well.
+        let conditions = [("handler", handler), ("error", group.key.longest_part())];
+        let retrying = [&[("state", "retrying")][..], &conditions].concat();
+
+        Self {
+            handler: handler.to_owned(),
+            error: group.key.error.clone(),
+            dead: text::number(group.dead),
+            dead_href: text::address(&format!("{path}/dead"), &conditions),
+            retrying: text::number(group.retrying),
+            retrying_href: text::address(&format!("{path}/messages"), &retrying),
+            first: text::time(group.first_at),
+            last: text::time(group.last_at),
+        }
+    }
+}
