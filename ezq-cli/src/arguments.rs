@@ -67,7 +67,7 @@ pub(crate) enum Noun {
     #[command(subcommand)]
     Replay(ReplayVerb),
 
-    /// The SQL with which an administrator prepares a database
+    /// The schema of ezq: what is applied, and the SQL with which an administrator prepares a database
     #[command(subcommand)]
     Migrate(MigrateVerb),
 

@@ -25,6 +25,7 @@ mod demo;
 #[cfg(feature = "embedded")]
 mod dev;
 mod doctor;
+mod emptying;
 mod events;
 mod exposition;
 mod failure;
@@ -91,7 +92,7 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Subscription(verb) => subscriptions::run(&session, verb).await,
             Noun::Capture(verb) => captures::run(&session, verb).await,
             Noun::Replay(verb) => replays::run(&session, verb).await,
-            Noun::Migrate(verb) => migrations::run(&session, verb),
+            Noun::Migrate(verb) => migrations::run(&session, verb).await,
             Noun::Check(check) => check::run(&session, check).await,
             Noun::Doctor(doctor) => doctor::run(&session, doctor).await,
             Noun::Ui(ui) => ui::run(&session, ui).await,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::confirmation::confirm;
+use crate::emptying::{self, Drain};
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
@@ -58,6 +59,18 @@ pub(crate) enum QueueVerb {
         handler: Option<String>,
     },
 
+    /// Wait until a queue is empty: nothing is ready, being handled or waits for another attempt
+    Drain(Drain),
+
+    /// Drop a queue with its dead letters and its archive, and what ezq keeps of it
+    Drop {
+        /// Its name
+        queue: String,
+        /// Also if it holds events, dead letters or archived events, or a consumer of it runs
+        #[arg(long)]
+        force: bool,
+    },
+
     /// Delete every event of a queue, also those being handled. Dead letters stay
     Purge {
         /// Its name
@@ -77,6 +90,8 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
             reason,
         } => pause(session, &queue, handler.as_deref(), by, reason).await,
         QueueVerb::Resume { queue, handler } => resume(session, &queue, handler.as_deref()).await,
+        QueueVerb::Drain(drain) => emptying::drain(session, drain).await,
+        QueueVerb::Drop { queue, force } => emptying::drop_queue(session, &queue, force).await,
         QueueVerb::Purge { queue } => purge(session, &queue).await,
     }
 }

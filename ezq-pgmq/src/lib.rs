@@ -54,11 +54,14 @@ mod within;
 
 pub use capture::{Capture, CapturedTable, Captures};
 pub use config::PgmqConfig;
+pub use contract::{DropOutcome, DropQueue};
 pub use engine::PgmqEngine;
 pub use inbox::Inbox;
 pub use replay::{Replay, ReplayProgress, Replays};
+pub use schema::dropping::QueueContents;
 pub use schema::install::{CARRIED_PGMQ, OLDEST_PGMQ};
 pub use schema::key_index::ordering_sql;
+pub use schema::report::MigrationStatus;
 pub use schema::setup::setup_sql;
 pub use tx::Tx;
 pub use within::PublishWithin;

@@ -4,6 +4,7 @@
 mod dashboard;
 mod dead_letters;
 mod doctor;
+mod emptying;
 mod events;
 mod faults;
 mod frame;

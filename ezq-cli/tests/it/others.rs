@@ -65,6 +65,29 @@ async fn schedules_are_listed_paused_and_resumed(database: TestDatabase) {
 }
 
 #[ezq::test]
+async fn changes_of_the_schema_are_listed_and_applied_at_once(database: TestDatabase) {
+    let url = database.url();
+    let applied = || {
+        let all = ezq(&url, &["migrate", "status", "--json"]).objects();
+        let applied = all.iter().filter(|one| one["is_applied"] == true);
+        (applied.count(), all.len())
+    };
+    assert_eq!(applied().0, 0);
+    let listed = ezq(&url, &["migrate", "status"]);
+    let line = "5        replays                     when it is first needed\n";
+    assert!(listed.stdout.contains(line), "{listed:?}");
+
+    let count = applied().1 - 1;
+    let dry = ezq(&url, &["migrate", "up", "-n"]);
+    dry.is(0, "", &format!("would apply {count} changes\n"));
+    assert_eq!(applied().0, 0);
+    ezq(&url, &["migrate", "up"]).is(0, "", &format!("applied {count} changes\n"));
+    // All but the inbox, which is in other databases.
+    assert_eq!(applied(), (count, count + 1));
+    ezq(&url, &["migrate", "up"]).is(0, "", "every change is applied already\n");
+}
+
+#[ezq::test]
 async fn consumers_are_listed_with_where_they_run(database: TestDatabase) {
     let url = database.url();
     let none = "no consumers: none runs, or its program has EZQ_PRESENCE=false\n";

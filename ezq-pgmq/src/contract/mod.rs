@@ -8,8 +8,12 @@ mod browse;
 mod cancellations;
 mod dead_letters;
 mod doctor;
+mod dropping;
 mod engine;
+mod migrating;
 mod overview;
 mod pauses;
 mod presence;
 mod schedules;
+
+pub use dropping::{DropOutcome, DropQueue};

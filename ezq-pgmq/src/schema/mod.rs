@@ -27,6 +27,7 @@
 //! message names that table: triggers and views use other tables.
 
 pub(crate) mod archive_index;
+pub(crate) mod dropping;
 pub(crate) mod install;
 pub(crate) mod key_index;
 pub(crate) mod lock;

@@ -38,6 +38,52 @@ pub(crate) struct SchemaReport {
     pub(crate) newer: usize,
 }
 
+/// A change of ezq's own schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStatus {
+    /// Its number.
+    pub version: i32,
+    /// Its name; `None` for one of a newer ezq.
+    pub name: Option<&'static str>,
+    /// Whether it is applied, and what it made is there.
+    pub is_applied: bool,
+    /// Whether it is of the inbox, which is made in databases where handlers take effect.
+    pub is_of_inbox: bool,
+}
+
+/// Every change, in their order.
+pub(crate) async fn migrations(
+    connection: &mut PgConnection,
+) -> Result<Vec<MigrationStatus>, sqlx::Error> {
+    let found = parts::probe(connection).await?;
+    let missing = Part::ALL.map(|part| found.missing(part));
+    let missing: BTreeSet<i32> = missing.iter().flatten().map(|step| step.version).collect();
+    let mut all: Vec<MigrationStatus> = MIGRATIONS
+        .iter()
+        .map(|step| MigrationStatus {
+            version: step.version,
+            name: Some(step.name),
+            is_applied: !missing.contains(&step.version),
+            is_of_inbox: step.part == Part::Inbox,
+        })
+        .collect();
+
+    let known: BTreeSet<i32> = MIGRATIONS.iter().map(|step| step.version).collect();
+    all.extend(
+        found
+            .applied
+            .difference(&known)
+            .map(|version| MigrationStatus {
+                version: *version,
+                name: None,
+                is_applied: true,
+                is_of_inbox: false,
+            }),
+    );
+    Ok(all)
+}
+
 /// Looks at every part. The role must be allowed to read `ezq.migrations`, where it exists.
 pub(crate) async fn report(connection: &mut PgConnection) -> Result<SchemaReport, sqlx::Error> {
     let found = parts::probe(connection).await?;

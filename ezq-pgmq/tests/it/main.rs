@@ -37,6 +37,8 @@ mod doctor;
 #[cfg(feature = "embedded")]
 mod dropped;
 #[cfg(feature = "embedded")]
+mod dropping;
+#[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "embedded")]
 mod encodings;
