@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::confirmation::confirm;
 use crate::failure::Failure;
 use crate::names;
-use crate::session::{Access, Session};
+use crate::session::{Access, Session, user};
 use crate::text;
 use crate::values;
 
@@ -51,7 +51,7 @@ pub(crate) async fn drain(session: &Session, drain: Drain) -> Result<(), Failure
 
     if drain.pause {
         let mut request = ezq.queues().pause(&queue).reason("it is drained");
-        if let Some(who) = values::user() {
+        if let Some(who) = user() {
             request = request.by(who);
         }
         request.await?;
