@@ -43,6 +43,15 @@ pub(crate) enum Noun {
     #[command(subcommand)]
     Event(EventVerb),
 
+    /// Errors of a queue, grouped by handler and message
+    Errors {
+        /// The queue
+        queue: String,
+        /// How many groups to list
+        #[arg(long, value_name = "N", default_value = "20")]
+        limit: usize,
+    },
+
     /// Dead letters: events that were given up
     #[command(subcommand)]
     Dlq(DeadLetterVerb),

@@ -1,21 +1,21 @@
-//! `ezq event`: publishing an event by hand, and what became of one.
+//! `ezq event`: publishing an event by hand, and what became of one. Listing is in `browsing.rs`, and what
+//! is done to one event in `one_event.rs`.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use ezq::Envelope;
-use ezq::engine::{CopyState, EventCopy, History};
+use ezq::engine::Cancel;
 use ezq::error::error_chain;
-use ezq::message::{HandlerMark, Reason};
-use serde::Serialize;
 use serde_json::json;
 
-use crate::body::Body;
+use crate::browsing::{self, List};
+use crate::copies::HistoryRow;
 use crate::failure::Failure;
 use crate::names;
+use crate::one_event::{self, OneEvent};
 use crate::session::{Access, Session};
 use crate::values;
 
@@ -23,6 +23,23 @@ use crate::values;
 pub(crate) enum EventVerb {
     /// Publish one event, and print its id
     Publish(Publish),
+
+    /// List the events of a queue
+    List(List),
+
+    /// Cancel an event by its number, also while it is handled. It becomes a dead letter
+    Cancel(OneEvent),
+
+    /// Delete an event by its number, also while it is handled
+    Discard(OneEvent),
+
+    /// Try an event at once that waits for another attempt
+    Retry {
+        /// The queue
+        queue: String,
+        /// Its number, as `list` shows it
+        id: i64,
+    },
 
     /// Show every stored copy of an event, with its handlers' attempts and errors
     Show {
@@ -69,6 +86,10 @@ pub(crate) struct Publish {
 pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failure> {
     match verb {
         EventVerb::Publish(publish) => publish.run(session).await,
+        EventVerb::List(list) => browsing::list(session, list).await,
+        EventVerb::Cancel(event) => one_event::cancel(session, event, Cancel::Dead).await,
+        EventVerb::Discard(event) => one_event::cancel(session, event, Cancel::Discard).await,
+        EventVerb::Retry { queue, id } => one_event::retry(session, &queue, id).await,
         EventVerb::Show { id, queue } => show(session, &id, queue).await,
     }
 }
@@ -188,87 +209,5 @@ async fn show(session: &Session, id: &str, queue: Option<String>) -> Result<(), 
     match session.global.json {
         true => session.output.lines(&[HistoryRow::of(&history)]),
         false => session.output.data(&history),
-    }
-}
-
-/// The history of an event, as `--json` prints it.
-#[derive(Serialize)]
-struct HistoryRow<'a> {
-    event_id: &'a str,
-    asked_at: DateTime<Utc>,
-    status: Option<String>,
-    copies: Vec<CopyRow<'a>>,
-    unread: &'a [String],
-}
-
-#[derive(Serialize)]
-struct CopyRow<'a> {
-    queue: &'a str,
-    message_id: String,
-    event_type: Option<&'a str>,
-    published_at: DateTime<Utc>,
-    deliveries: u32,
-    state: &'static str,
-    /// When it is due, its lease ends, or when it was handled or died.
-    state_at: DateTime<Utc>,
-    dead_letter_id: Option<String>,
-    reason: Option<&'a Reason>,
-    replay: Option<&'a str>,
-    was_redriven: bool,
-    handlers: BTreeMap<&'a str, &'a HandlerMark>,
-    body: Option<Body<'a>>,
-}
-
-impl<'a> HistoryRow<'a> {
-    fn of(history: &'a History) -> Self {
-        Self {
-            event_id: &history.event_id,
-            asked_at: history.asked_at,
-            status: history.status().map(|status| status.to_string()),
-            copies: history.copies.iter().map(CopyRow::of).collect(),
-            unread: &history.unread,
-        }
-    }
-}
-
-impl<'a> CopyRow<'a> {
-    fn of(copy: &'a EventCopy) -> Self {
-        let mut letter = None;
-        let mut reason = None;
-        let (state, state_at) = match &copy.state {
-            CopyState::Waiting { due } => ("waiting", *due),
-            CopyState::Leased { until } => ("leased", *until),
-            CopyState::Retrying { due } => ("retrying", *due),
-            CopyState::Archived { at } => ("archived", *at),
-            CopyState::Handled { at } => ("handled", *at),
-            CopyState::Dead {
-                letter: id,
-                at,
-                reason: why,
-            } => {
-                letter = Some(id.to_string());
-                reason = why.as_ref();
-                ("dead", *at)
-            }
-            // A state of a newer library.
-            _ => ("unknown", copy.published_at),
-        };
-        let handlers = copy.handlers.iter();
-
-        Self {
-            queue: copy.queue.as_str(),
-            message_id: copy.message_id.to_string(),
-            event_type: copy.event_type.as_deref(),
-            published_at: copy.published_at,
-            deliveries: copy.deliveries,
-            state,
-            state_at,
-            dead_letter_id: letter,
-            reason,
-            replay: copy.replay.as_deref(),
-            was_redriven: copy.died_before.is_some(),
-            handlers: handlers.map(|(name, mark)| (name.as_str(), mark)).collect(),
-            body: copy.body.as_deref().map(Body::of),
-        }
     }
 }

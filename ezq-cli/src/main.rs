@@ -10,15 +10,17 @@
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, and `check` also `exposition.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod body;
+mod browsing;
 mod captures;
 mod check;
 mod confirmation;
 mod consumers;
 mod contexts;
+mod copies;
 mod dead_letters;
 #[cfg(feature = "embedded")]
 mod demo;
@@ -35,6 +37,7 @@ mod letters;
 mod migrations;
 mod monitoring;
 mod names;
+mod one_event;
 mod output;
 mod queues;
 mod replays;
@@ -86,6 +89,7 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
         match noun {
             Noun::Queue(verb) => queues::run(&session, verb).await,
             Noun::Event(verb) => events::run(&session, verb).await,
+            Noun::Errors { queue, limit } => browsing::errors(&session, &queue, limit).await,
             Noun::Dlq(verb) => dead_letters::run(&session, verb).await,
             Noun::Schedule(verb) => schedules::run(&session, verb).await,
             Noun::Consumer(verb) => consumers::run(&session, verb).await,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use ezq::admin::EventState;
 use ezq::message::ReasonKind;
 
 /// A whole number and a unit: `500ms`, `30s`, `5m`, `2h`, `7d`.
@@ -45,6 +46,11 @@ pub(crate) fn time(text: &str) -> Result<DateTime<Utc>, String> {
 pub(crate) fn exact_time(text: &str) -> Result<DateTime<Utc>, String> {
     text.parse()
         .map_err(|_| "use a time, as in `2026-01-31T12:00:00Z`".to_owned())
+}
+
+/// The state of an event.
+pub(crate) fn state(text: &str) -> Result<EventState, String> {
+    text.parse().map_err(|error: ezq::Error| error.to_string())
 }
 
 /// The reasons by which a dead letter can be selected.
