@@ -86,7 +86,9 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
-            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing => Code::NotFound,
+            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing | ErrorKind::OperationMissing => {
+                Code::NotFound
+            }
             ErrorKind::Configuration
             | ErrorKind::InvalidEvent
             | ErrorKind::InvalidPattern

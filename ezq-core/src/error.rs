@@ -112,6 +112,8 @@ pub enum ErrorKind {
     QueueMissing,
     /// There is no schedule of this name, or this application's code does not have it.
     ScheduleMissing,
+    /// There is no operation of this id.
+    OperationMissing,
     /// Another application uses the name of the schedule for something else.
     ScheduleTaken,
     /// The store gave up for a reason that will pass: a deadlock, a serialisation failure, a timeout.

@@ -54,7 +54,9 @@ impl Failure {
 impl From<ezq::Error> for Failure {
     fn from(error: ezq::Error) -> Self {
         let status = match error.kind() {
-            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing => StatusCode::NOT_FOUND,
+            ErrorKind::QueueMissing | ErrorKind::ScheduleMissing | ErrorKind::OperationMissing => {
+                StatusCode::NOT_FOUND
+            }
             ErrorKind::InvalidQueueName | ErrorKind::InvalidPattern | ErrorKind::Configuration => {
                 StatusCode::BAD_REQUEST
             }

@@ -21,6 +21,7 @@ mod fencing;
 mod history;
 mod keys;
 mod leasing;
+mod operations;
 mod overview;
 mod pauses;
 mod poison;
@@ -62,6 +63,7 @@ pub fn cases() -> Vec<Case> {
         cancellations::CASES,
         browse::CASES,
         presence::CASES,
+        operations::CASES,
         transactions::CASES,
     ];
     files.concat()

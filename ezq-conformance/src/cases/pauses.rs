@@ -94,10 +94,13 @@ async fn a_pause_is_told_to_every_client_and_lasts_until_it_is_resumed(
     check!(!again, "a second pause answered that it is new");
     check_eq!(listed(stage).await?, seen, "the pauses after a second one");
 
-    check!(first.resume(&target).await?, "resuming found no pause");
+    check!(
+        first.resume(&target, "Ada").await?,
+        "resuming found no pause"
+    );
     told(&mut watcher, &[]).await?;
     check!(
-        !first.resume(&target).await?,
+        !first.resume(&target, "Ada").await?,
         "a second resume found a pause"
     );
     check_eq!(
@@ -121,10 +124,10 @@ async fn a_handler_is_paused_apart_from_its_queue(stage: &Stage<'_>) -> CaseResu
     told(&mut watcher, &[queue.clone(), mail.clone()]).await?;
     told(&mut other, &[]).await?;
 
-    first.resume(&queue).await?;
+    first.resume(&queue, "Ada").await?;
     let seen = told(&mut watcher, std::slice::from_ref(&mail)).await?;
     check_eq!(seen[0].reason, None, "a reason that nobody gave");
-    first.resume(&mail).await?;
+    first.resume(&mail, "Ada").await?;
     told(&mut watcher, &[]).await?;
     Ok(())
 }
@@ -135,7 +138,7 @@ async fn a_pause_is_known_to_who_begins_to_watch(stage: &Stage<'_>) -> CaseResul
     pauses(stage, false)?.pause(&target, "Ada", None).await?;
     let watcher = pauses(stage, true)?.watch(&stage.queue).await?;
     check_eq!(watcher.borrow().len(), 1, "pauses when watching begins");
-    pauses(stage, false)?.resume(&target).await?;
+    pauses(stage, false)?.resume(&target, "Ada").await?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod caught;
 mod engine;
 mod model;
 mod operating;
+mod operations;
 mod schedules;
 
 use std::collections::BTreeSet;
@@ -39,7 +40,8 @@ impl Harness for BrokenHarness {
 }
 
 fn caught() -> impl Iterator<Item = &'static (Fault, &'static [&'static str])> {
-    caught::CAUGHT.iter().chain(operating::CAUGHT)
+    let operating = operating::CAUGHT.iter().chain(operations::CAUGHT);
+    caught::CAUGHT.iter().chain(operating)
 }
 
 #[tokio::test(start_paused = true)]

@@ -131,8 +131,8 @@ impl Pauses for Broken {
         Pauses::pause(&self.inner, target, by, reason).await
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
-        self.inner.resume(target).await
+    async fn resume(&self, target: &PauseTarget, by: &str) -> Result<bool> {
+        self.inner.resume(target, by).await
     }
 
     async fn list(&self) -> Result<Vec<Pause>> {

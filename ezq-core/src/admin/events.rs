@@ -1,29 +1,24 @@
-//! The events of one queue as an operator sees them: page by page, filtered; and one of them tried at once
-//! or cancelled.
+//! The events of one queue as an operator sees them: page by page and filtered; acted on, one by its id or
+//! all that match; and cancelled.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tracing::Instrument;
-
+use super::acting::EventAct;
+use super::bulk::BulkEvents;
 use crate::admin::cancel::CancelRequest;
 use crate::admin::errors::{ERRORS_SCANNED, ErrorGroups};
 use crate::engine::reader::Reader;
 use crate::engine::{
-    Browse, Cancel, Engine, EventFilter, EventPage, EventState, PageCursor, PageRequest, Settle,
-    SettleOutcome,
+    Browse, Cancel, Engine, EventAction, EventFilter, EventPage, EventRef, EventState, PageCursor,
+    PageRequest,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
-use crate::message::queue_name::QueueName;
-use crate::message::settlement::{HandlerState, Progress};
-use crate::runtime::cut_off;
+use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
 
-/// How long a message is leased whose pauses are to end. Long enough for one settlement.
-const LEASE: Duration = Duration::from_secs(30);
 /// The largest page.
 const LONGEST_PAGE: usize = 1000;
 
@@ -171,22 +166,61 @@ impl<'a> Events<'a> {
         CancelRequest::new(at, self.queue.clone(), id.clone(), (what, by))
     }
 
-    /// Lets an event that waits for another attempt be tried at once. Its attempts so far still count.
-    /// Returns whether there was such an event.
+    /// Lets an event that waits for another attempt, or is due later, be tried at once. Its attempts so far
+    /// still count. Returns whether there was such an event.
+    pub fn retry_now(&self, id: &MessageId) -> EventAct<'a> {
+        self.act(Ok(EventAction::RetryNow), EventRef::from(id))
+    }
+
+    /// Deletes an event of the queue, or a dead letter, when awaited. Nothing of it goes to an archive or a
+    /// trail. What waits behind it for its ordering key goes on.
     ///
-    /// # Errors
-    /// - [`ErrorKind::LeaseLost`] while a worker holds the event; a retry after that helps.
-    /// - [`ErrorKind::Unsupported`] if the engine cannot lease by id.
-    /// - Otherwise when the engine could not be asked. The event is then due within half a minute.
+    /// The id alone means an event of the queue. A copy from a [page](Self::page) knows which it is.
     ///
-    /// # Cancel safety
-    /// The work is done in a task of its own, and goes on if this future is dropped.
-    pub async fn retry_now(&self, id: &MessageId) -> Result<bool> {
-        let retried = retry_now(Arc::clone(self.engine), self.queue.clone(), id.clone());
-        // In a task, so that a dropped future cannot leave the message leased.
-        tokio::spawn(retried.in_current_span())
-            .await
-            .unwrap_or_else(|error| Err(cut_off("trying an event at once", error)))
+    /// ```
+    /// # use ezq_core::event::Event;
+    /// # use ezq_core::testing::TestApp;
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Paid { order: i64 }
+    /// # impl Event for Paid { const TYPE: &'static str = "order.paid"; }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> ezq_core::Result<()> {
+    /// let app = TestApp::new(|app| app.queue("orders"))?;
+    /// let paid = app.publish(&Paid { order: 7 }).await?;
+    /// let events = app.events("orders")?;
+    /// assert!(events.discard(&paid.id).by("Ada").reason("a test order").await?);
+    /// assert!(!events.discard(&paid.id).await?, "it is gone");
+    /// # Ok(()) }
+    /// ```
+    pub fn discard(&self, event: impl Into<EventRef>) -> EventAct<'a> {
+        self.act(Ok(EventAction::Discard), event.into())
+    }
+
+    /// Moves a dead letter back to its queue when awaited. Handlers that were done stay done; those that
+    /// failed start with their first attempt. The id is that of the dead letter.
+    pub fn redrive(&self, letter: &MessageId) -> EventAct<'a> {
+        self.act(Ok(EventAction::Redrive), EventRef::Dead(letter.clone()))
+    }
+
+    /// Moves an event of the queue, or a dead letter, to another queue when awaited.
+    ///
+    /// The event keeps its id, type and headers, and a due time that is still to come. Handlers that were
+    /// done stay done; others start with their first attempt. There it is the newest event, also of its
+    /// ordering key. The other queue must exist.
+    pub fn move_to(&self, event: impl Into<EventRef>, queue: impl IntoQueueName) -> EventAct<'a> {
+        let to = queue.into_queue_name();
+        self.act(to.map(|to| EventAction::Move { to }), event.into())
+    }
+
+    /// All events in a state, to act on them together: everything, or what meets a
+    /// [filter](BulkEvents::filter).
+    #[must_use]
+    pub fn all(&self, state: EventState) -> BulkEvents<'a> {
+        BulkEvents::new(self.inner, self.queue.clone(), state)
+    }
+
+    fn act(&self, action: Result<EventAction>, event: EventRef) -> EventAct<'a> {
+        EventAct::new(self.inner, self.queue.clone(), action, event)
     }
 }
 
@@ -195,34 +229,6 @@ impl std::fmt::Debug for Events<'_> {
         f.debug_struct("Events")
             .field("queue", &self.queue)
             .finish_non_exhaustive()
-    }
-}
-
-async fn retry_now(engine: Arc<dyn Engine>, queue: QueueName, id: MessageId) -> Result<bool> {
-    let Some(delivery) = engine.lease_by_id(&queue, &id, LEASE).await? else {
-        return Ok(false);
-    };
-
-    let waiting = Progress::from_headers(&delivery.headers)
-        .into_iter()
-        .filter(|(_, mark)| mark.state == HandlerState::Retry)
-        .map(|(name, mark)| (name, mark.due(None)));
-    let settle = Settle::Retry {
-        after: Duration::ZERO,
-        progress: waiting.collect(),
-        outgoing: Vec::new(),
-    };
-
-    let outcomes = engine
-        .settle(&queue, vec![(delivery.receipt, settle)])
-        .await?;
-    match outcomes.into_iter().next() {
-        Some(SettleOutcome::Done) => Ok(true),
-        Some(SettleOutcome::Failed { error, .. }) => Err(error),
-        Some(SettleOutcome::LeaseLost) | None => Err(Error::new(
-            ErrorKind::LeaseLost,
-            format!("the message {id} of the queue `{queue}` was taken meanwhile: try again"),
-        )),
     }
 }
 

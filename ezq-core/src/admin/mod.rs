@@ -4,12 +4,14 @@
 //!
 //! | method | gives |
 //! |---|---|
+//! | [`audit`](crate::app::App::audit) | [`Audit`]: who did what, and when |
 //! | [`consumers`](crate::app::App::consumers) | [`Consumers`]: who runs where, and who is gone |
 //! | [`dead_letters`](crate::app::App::dead_letters) | [`DeadLetterQueue`]: lists, redrives and discards [`DeadLetter`](crate::engine::DeadLetter)s |
 //! | [`doctor`](crate::app::App::doctor) | [`DoctorRequest`]: what is wrong with the store, and what mends it |
-//! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered, its errors grouped; cancels one |
+//! | [`events`](crate::app::App::events) | [`Events`]: a queue's events, page by page and filtered, its errors grouped; discards, redrives, retries, moves and cancels |
 //! | [`history`](crate::app::App::history) | [`HistoryRequest`]: every stored copy of one event |
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
+//! | [`operations`](crate::app::App::operations) | [`BulkOperations`]: what is done to all events that match, listed, resumed and stopped |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
 //! | [`subscriptions`](crate::app::App::subscriptions) | [`Subscriptions`]: which queues get copies of broadcasts |
 //! | [`queues`](crate::app::App::queues) | [`Queues`]: lists queues; pauses and resumes them and their handlers |
@@ -32,12 +34,17 @@
 //! | the examination of stores | `doctor.rs` |
 //! | a queue's errors, grouped | `errors.rs` |
 //! | a queue's events, page by page | `events.rs` |
+//! | one event acted on; all that match | `acting.rs`, `bulk.rs` |
+//! | who did what | `audit.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
+pub(crate) mod acting;
+pub(crate) mod audit;
+pub(crate) mod bulk;
 pub(crate) mod by_hand;
 pub(crate) mod cancel;
 pub(crate) mod consumers;
@@ -54,10 +61,14 @@ pub(crate) mod summary;
 
 #[doc(no_inline)]
 pub use crate::engine::{
-    BlockedKey, Blocker, Cancel, ConsumerPresence, CopyState, Count, EventCopy, EventFilter,
-    EventPage, EventState, EventStatus, FailureKey, Finding, History, PageCursor, Pause,
-    PauseTarget, QueueStats, QueueSubscription, Severity,
+    AuditAction, AuditEntry, AuditPage, BlockedKey, Blocker, Cancel, ConsumerPresence, CopyState,
+    Count, EventAction, EventCopy, EventFilter, EventPage, EventRef, EventState, EventStatus,
+    FailureKey, Finding, History, Operation, OperationStatus, PageCursor, Pause, PauseTarget,
+    Preview, QueueStats, QueueSubscription, Severity, Signature,
 };
+pub use acting::EventAct;
+pub use audit::{Audit, AuditQuery};
+pub use bulk::{BulkEvents, BulkOperations, BulkRequest, OperationRun, StopRequest};
 pub use cancel::{CancelOutcome, CancelRequest};
 pub use consumers::{ConsumerInfo, Consumers, GONE_AFTER};
 pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
@@ -66,7 +77,7 @@ pub use errors::{ErrorGroup, ErrorGroups};
 pub use events::{Events, PageQuery};
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;
-pub use queues::{PauseRequest, Queues};
+pub use queues::{PauseRequest, Queues, ResumeRequest};
 pub use schedules::{ScheduleStatus, Schedules};
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
 pub use summary::{COUNT_CAP, QueueRates, QueueSummary};

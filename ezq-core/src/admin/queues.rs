@@ -182,40 +182,17 @@ impl<'a> Queues<'a> {
         PauseRequest::new(self.inner, handler_of(queue, handler))
     }
 
-    /// Resumes a queue. Returns false if it was not paused. Handlers of it that are paused stay so.
-    ///
-    /// # Errors
-    /// - [`ErrorKind::InvalidQueueName`] for a text that is no queue name.
-    /// - [`ErrorKind::Unsupported`] when the queue's engine has no pauses.
-    /// - Otherwise when the engine could not be asked.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it open whether the queue was resumed.
-    pub async fn resume(&self, queue: impl IntoQueueName) -> Result<bool> {
-        let target = PauseTarget::queue(queue.into_queue_name()?);
-        self.inner.pauses_of(&target.queue)?.resume(&target).await
+    /// Resumes a queue, in every process, when awaited. Handlers of it that are paused stay so.
+    pub fn resume(&self, queue: impl IntoQueueName) -> ResumeRequest<'a> {
+        let target = queue.into_queue_name().map(PauseTarget::queue);
+        ResumeRequest::new(self.inner, target)
     }
 
-    /// Resumes one handler of a queue, and makes the events due that were put aside for it. Returns
-    /// false if it was not paused.
-    ///
-    /// # Errors
-    /// As [`resume`](Self::resume). If the handler was resumed and its events could not be made due, a
-    /// second call tries that again.
-    ///
-    /// # Cancel safety
-    /// As [`resume`](Self::resume). Events that are not due yet are made due by the consumers of the
-    /// queue, or come within an hour.
-    pub async fn resume_handler(&self, queue: impl IntoQueueName, handler: &str) -> Result<bool> {
-        let target = handler_of(queue, handler)?;
-        let pauses = self.inner.pauses_of(&target.queue)?;
-        let was_paused = pauses.resume(&target).await?;
-
-        // Also where it was not paused: an earlier call may have failed in between.
-        if let Some(handler) = &target.handler {
-            pauses.release_held(&target.queue, handler).await?;
-        }
-        Ok(was_paused)
+    /// Resumes one handler of a queue when awaited, and makes the events due that were put aside for it.
+    /// If they could not be made due, a second call tries that again. Otherwise the consumers of the queue
+    /// do it, or they come within an hour.
+    pub fn resume_handler(&self, queue: impl IntoQueueName, handler: &str) -> ResumeRequest<'a> {
+        ResumeRequest::new(self.inner, handler_of(queue, handler))
     }
 
     /// Every pause of every engine, sorted by queue, those of whole queues first. Engines without
@@ -311,6 +288,66 @@ impl std::fmt::Debug for PauseRequest<'_> {
             .field("target", &self.target)
             .field("by", &self.by)
             .field("reason", &self.reason)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pause that ends when this is awaited. Returns false if there was none.
+///
+/// # Errors
+/// - [`ErrorKind::InvalidQueueName`] for a text that is no queue name.
+/// - [`ErrorKind::Unsupported`] when the queue's engine has no pauses.
+/// - Otherwise when the engine could not be asked.
+///
+/// # Cancel safety
+/// Dropping the future leaves it open whether the pause ended.
+#[must_use = "nothing is resumed until this is awaited"]
+pub struct ResumeRequest<'a> {
+    inner: &'a Shared,
+    target: Result<PauseTarget>,
+    by: Option<String>,
+}
+
+impl<'a> ResumeRequest<'a> {
+    fn new(inner: &'a Shared, target: Result<PauseTarget>) -> Self {
+        let by = None;
+        Self { inner, target, by }
+    }
+
+    /// Who resumes. Defaults to the [name of the application](crate::config::Config::app).
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.by = Some(who.into());
+        self
+    }
+
+    async fn resume(self) -> Result<bool> {
+        let target = self.target?;
+        let by = self.by.as_deref().unwrap_or(&self.inner.config.app);
+        let pauses = self.inner.pauses_of(&target.queue)?;
+        let was_paused = pauses.resume(&target, by).await?;
+
+        // Also where it was not paused: an earlier call may have failed in between.
+        if let Some(handler) = &target.handler {
+            pauses.release_held(&target.queue, handler).await?;
+        }
+        Ok(was_paused)
+    }
+}
+
+impl<'a> IntoFuture for ResumeRequest<'a> {
+    type Output = Result<bool>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.resume())
+    }
+}
+
+impl std::fmt::Debug for ResumeRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResumeRequest")
+            .field("target", &self.target)
+            .field("by", &self.by)
             .finish_non_exhaustive()
     }
 }

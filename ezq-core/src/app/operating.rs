@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tracing::{Instrument, info};
 
+use crate::admin::audit::Audit;
+use crate::admin::bulk::BulkOperations;
 use crate::admin::by_hand::settle_waiting;
 use crate::admin::dead_letters::DeadLetterQueue;
 use crate::admin::doctor::DoctorRequest;
@@ -159,7 +161,8 @@ impl App {
         Ok(DeadLetterQueue::new(store, queue, reader))
     }
 
-    /// The events of a queue, to page through them by state and filter, and to try one at once.
+    /// The events of a queue, to page through them by state and filter, and to act on one of
+    /// them or on all that match.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidQueueName`] for a text that is no queue name, and [`ErrorKind::Unsupported`]
@@ -190,6 +193,18 @@ impl App {
     /// ```
     pub fn doctor(&self) -> DoctorRequest<'_> {
         DoctorRequest::new(&self.inner.services.engines)
+    }
+
+    /// The operations on all events that match a filter, of every process: to list, resume and stop them.
+    #[must_use]
+    pub fn operations(&self) -> BulkOperations<'_> {
+        BulkOperations::new(&self.inner)
+    }
+
+    /// The audit trail: who did what in which queue.
+    #[must_use]
+    pub fn audit(&self) -> Audit<'_> {
+        Audit::new(&self.inner)
     }
 
     /// The history of an event when awaited: every copy of it in queues, archives and dead letters, with

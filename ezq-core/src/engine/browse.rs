@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::failures::{FailureKey, Failures};
 use crate::engine::history::{CopyState, EventCopy};
@@ -87,22 +88,30 @@ impl FromStr for EventState {
 ///
 /// let failing = EventFilter::all().event_type("order.paid").error("connection refused");
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EventFilter {
     /// The name of the event's type.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
     /// The ordering key.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// A handler that has not finished the event: it failed, waits, or gave up.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub handler: Option<HandlerName>,
     /// A part of the newest error of a handler, or of the reason of a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What failed: the events of one group of errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureKey>,
     /// The event was stored at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_after: Option<DateTime<Utc>>,
     /// The event was stored before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_before: Option<DateTime<Utc>>,
 }
 

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
-    Due, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
-    QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    Due, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses, Presence,
+    PublishOutcome, QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -274,6 +274,12 @@ pub trait Engine: Any + Send + Sync {
 
     /// The engine's browsing, or `None` (the default) if its messages cannot be read page by page.
     fn browse(&self) -> Option<&dyn Browse> {
+        None
+    }
+
+    /// The engine's operations on stored events, or `None` (the default) if it acts on none by id and
+    /// filter.
+    fn operations(&self) -> Option<&dyn Operations> {
         None
     }
 

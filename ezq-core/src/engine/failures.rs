@@ -6,6 +6,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::history::{CopyState, EventCopy};
 use crate::message::message_id::MessageId;
@@ -21,7 +22,8 @@ use crate::message::settlement::{HandlerName, HandlerState};
 /// assert_eq!(one, other);
 /// assert_eq!(one.to_string(), "mail: no user # at #");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FailureKey {
     /// The handler that failed. `None` if the event died without one, such as of a body that cannot be

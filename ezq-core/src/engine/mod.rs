@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`Cancellations`], [`QueueOverview`],
-//!    [`Presence`], [`Browse`], [`Doctor`], [`History`].
+//!    [`Presence`], [`Browse`], [`Operations`], [`Doctor`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `operations.rs`, `actions.rs`, `audit.rs`, `dedupe.rs`, `keys.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -68,6 +68,8 @@
 //! settles. Such a receipt *covers* the earlier delivery: a settlement that returns the message
 //! counts both as returned.
 
+mod actions;
+mod audit;
 mod broadcasts;
 mod browse;
 mod cancellations;
@@ -81,6 +83,7 @@ mod failures;
 pub(crate) mod history;
 mod keys;
 pub(crate) mod names;
+mod operations;
 mod overview;
 mod pauses;
 mod presence;
@@ -90,6 +93,10 @@ mod settle;
 mod token;
 mod unit_of_work;
 
+pub use actions::{
+    ActOutcome, EventAction, EventRef, Operation, OperationStatus, Preview, Selection, Signature,
+};
+pub use audit::{AuditAction, AuditEntry, AuditPage, AuditRequest};
 pub use broadcasts::{BroadcastMessage, Broadcasts, EventParty, EventRole, QueueSubscription};
 pub use browse::{Browse, EventFilter, EventPage, EventState, PageCursor, PageRequest};
 pub use cancellations::{Cancel, CancelOrder, Cancellation, Cancellations, QueueCancellations};
@@ -104,6 +111,7 @@ pub use doctor::{Doctor, DoctorOptions, Finding, Severity};
 pub use failures::{Failure, FailureKey, Failures};
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
+pub use operations::Operations;
 pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals, Sampler};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
 pub use presence::{ConsumerPresence, Presence, SeenConsumer};

@@ -121,7 +121,7 @@ pub trait Pauses: Send + Sync {
     ///
     /// # Errors
     /// When the store could not be written.
-    async fn resume(&self, target: &PauseTarget) -> Result<bool>;
+    async fn resume(&self, target: &PauseTarget, by: &str) -> Result<bool>;
 
     /// Every pause, sorted by queue, those of whole queues first.
     ///

@@ -113,7 +113,7 @@ fn read(cursor: &PageCursor) -> Option<Place> {
 }
 
 impl Queue {
-    fn live_copies(&self, name: &QueueName, now: Micros) -> Vec<(Place, EventCopy)> {
+    pub(super) fn live_copies(&self, name: &QueueName, now: Micros) -> Vec<(Place, EventCopy)> {
         let live = self.messages.iter().map(|(id, stored)| {
             let Stored {
                 body,
@@ -140,7 +140,7 @@ impl Queue {
         live.collect()
     }
 
-    fn dead_copies(&self, name: &QueueName) -> Vec<(Place, EventCopy)> {
+    pub(super) fn dead_copies(&self, name: &QueueName) -> Vec<(Place, EventCopy)> {
         let dead = self.dead.iter().map(|(number, letter)| {
             let event_type = event_type(&letter.body, &letter.headers);
             ((0, *number), dead_copy(name, letter).event_type(event_type))

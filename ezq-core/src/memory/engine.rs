@@ -13,8 +13,8 @@ use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetter, DeadLetters, Delivery,
-    Due, Engine, ExtendOutcome, LeaseRequest, Leased, Outgoing, Pauses, Presence, PublishOutcome,
-    QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    Due, Engine, ExtendOutcome, LeaseRequest, Leased, Operations, Outgoing, Pauses, Presence,
+    PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -313,6 +313,10 @@ impl Engine for MemoryEngine {
     }
 
     fn browse(&self) -> Option<&dyn Browse> {
+        Some(self)
+    }
+
+    fn operations(&self) -> Option<&dyn Operations> {
         Some(self)
     }
 

@@ -98,12 +98,18 @@ impl Queue {
     }
 
     pub(super) fn redrive(&mut self, id: &MessageId, now: Micros) -> bool {
-        let Some(letter) = id.as_number().and_then(|id| self.dead.remove(&id)) else {
+        let Some((body, headers, enqueued_at)) = self.take_dead(id) else {
             return false;
         };
-        let enqueued_at = clock::to_micros(letter.enqueued_at);
-        self.insert(letter.body, revive(&letter.headers), now, enqueued_at);
+        self.insert(body, headers, now, enqueued_at);
         true
+    }
+
+    /// Removes a dead letter. Returns body, headers and time of storage of the message that it becomes.
+    pub(super) fn take_dead(&mut self, id: &MessageId) -> Option<(String, Headers, Micros)> {
+        let letter = id.as_number().and_then(|id| self.dead.remove(&id))?;
+        let enqueued_at = clock::to_micros(letter.enqueued_at);
+        Some((letter.body, revive(&letter.headers), enqueued_at))
     }
 
     pub(super) fn discard(&mut self, id: &MessageId) -> bool {

@@ -20,7 +20,7 @@
 //! | one queue: order, leases, retries | `queue.rs` |
 //! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `operations.rs` |
 
 mod archive;
 mod broadcasts;
@@ -32,6 +32,8 @@ mod dedupe_keys;
 mod engine;
 mod keys;
 mod letters;
+mod operated;
+mod operations;
 mod overview;
 mod pause_board;
 mod pauses;

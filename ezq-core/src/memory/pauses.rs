@@ -7,7 +7,9 @@ use super::clock::Micros;
 use super::engine::MemoryEngine;
 use super::queue::{Queue, Stored, count};
 use crate::codec::wire::plain_type;
-use crate::engine::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
+use crate::engine::{
+    AuditAction, AuditEntry, Pause, PauseTarget, Pauses, QueuePauses, Signature, TypeSearch,
+};
 use crate::error::Result;
 use crate::message::headers::CE_TYPE;
 use crate::message::message_id::MessageId;
@@ -47,15 +49,28 @@ impl Pauses for MemoryEngine {
         }
 
         let pause = Pause::new(target.clone(), self.now(), by).reason(reason.map(str::to_owned));
+        let signature = Signature::new(by).reason(pause.reason.clone());
+        let at = pause.since;
         pauses.insert(target.clone(), pause);
+        let entry = AuditEntry {
+            handler: target.handler.clone(),
+            ..AuditEntry::new(at, signature, AuditAction::Pause, target.queue.clone())
+        };
+        store.operated.record(entry);
         store.pauses.tell(&target.queue);
         Ok(true)
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+    async fn resume(&self, target: &PauseTarget, by: &str) -> Result<bool> {
         let mut store = self.store();
         let was_paused = store.pauses.pauses.remove(target).is_some();
         if was_paused {
+            let by = Signature::new(by);
+            let entry = AuditEntry {
+                handler: target.handler.clone(),
+                ..AuditEntry::new(self.now(), by, AuditAction::Resume, target.queue.clone())
+            };
+            store.operated.record(entry);
             store.pauses.tell(&target.queue);
         }
         Ok(was_paused)

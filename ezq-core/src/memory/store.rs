@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::cancel_board::CancelBoard;
 use super::clock::{self, Micros};
+use super::operated::Operated;
 use super::pause_board::PauseBoard;
 use super::queue::{Held, Queue};
 use super::subscriptions::Subscriptions;
@@ -59,6 +60,7 @@ pub(super) struct Store {
     pub(super) pauses: PauseBoard,
     pub(super) cancellations: CancelBoard,
     pub(super) consumers: NotedConsumers,
+    pub(super) operated: Operated,
 }
 
 impl Store {
@@ -76,6 +78,7 @@ impl Store {
             pauses: PauseBoard::default(),
             cancellations: CancelBoard::default(),
             consumers: NotedConsumers::new(),
+            operated: Operated::default(),
         }
     }
 

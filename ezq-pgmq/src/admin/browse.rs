@@ -2,12 +2,13 @@
 //! bounded number of rows.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{EventCopy, EventFilter, EventPage, EventState, PageCursor, PageRequest};
+use ezq_core::engine::{EventCopy, EventPage, EventState, PageCursor, PageRequest};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use crate::admin::copies::copy;
+use crate::admin::filter;
 use crate::error;
 use crate::message::encoding::Encoding;
 use crate::sql;
@@ -160,7 +161,9 @@ impl Search<'_> {
         // A cached plan may date from when the table was empty: this one is made for each call.
         let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
         let query = self.bind_place(query).bind(limit);
-        self.bind_filter(query).fetch_all(connection).await
+        filter::bind(query, &self.request.filter, self.encoding)
+            .fetch_all(connection)
+            .await
     }
 
     fn bind_place<'q>(
@@ -168,42 +171,6 @@ impl Search<'_> {
         query: Query<'q, Postgres, PgArguments>,
     ) -> Query<'q, Postgres, PgArguments> {
         query.bind(self.place.due).bind(self.place.id)
-    }
-
-    fn bind_filter<'q>(
-        &self,
-        query: Query<'q, Postgres, PgArguments>,
-    ) -> Query<'q, Postgres, PgArguments> {
-        let EventFilter {
-            event_type,
-            key,
-            handler,
-            error,
-            failure,
-            stored_after,
-            stored_before,
-            ..
-        } = &self.request.filter;
-        let handler = handler.as_ref().map(|handler| {
-            let mark = format!("ezq-h:{handler}");
-            self.encoding.name(&mark).into_owned()
-        });
-        query
-            .bind(event_type.clone())
-            .bind(key.clone())
-            .bind(handler)
-            .bind(
-                error
-                    .as_deref()
-                    .map(|text| self.encoding.text(text).into_owned()),
-            )
-            .bind(*stored_after)
-            .bind(*stored_before)
-            .bind(
-                failure
-                    .as_ref()
-                    .map(|key| self.encoding.text(key.longest_part()).into_owned()),
-            )
     }
 
     /// The events on the page. The search goes on only until the page is full.
@@ -220,7 +187,7 @@ impl Search<'_> {
             true => (event_type.as_str(), "q.headers::text", "q.message::text"),
             false => ("NULL::text", "NULL::text", "NULL::text"),
         };
-        let conditions = self.conditions(&event_type);
+        let conditions = filter::conditions(self.request.state);
         let order = self.order();
 
         format!(
@@ -228,41 +195,6 @@ impl Search<'_> {
                     {told_type} AS event_type, {headers} AS headers, {body} AS body,
                     statement_timestamp() AS now
              FROM ({scanned}) q WHERE {conditions} ORDER BY {order} LIMIT $3"
-        )
-    }
-
-    /// The conditions on a row: its state, as far as the order does not tell it, and the filter's.
-    fn conditions(&self, event_type: &str) -> String {
-        let returned = sql::returned("q.headers");
-        let state = match self.request.state {
-            EventState::Leased => format!("q.read_ct > 0 AND {returned} < q.read_ct"),
-            EventState::Retrying => format!("q.read_ct > 0 AND {returned} >= q.read_ct"),
-            EventState::Scheduled => "q.read_ct = 0".to_owned(),
-            _ => "true".to_owned(),
-        };
-        let newest = "(h.value #>> '{errors,-1,error}')";
-        let marks =
-            "SELECT FROM jsonb_each(CASE jsonb_typeof(q.headers) WHEN 'object' THEN q.headers
-                       ELSE '{}'::jsonb END) h WHERE starts_with(h.key, 'ezq-h:')";
-
-        let has_error = |text: &str| {
-            format!(
-                "position({text} IN coalesce(q.headers #>> '{{ezq-dead,reason,error}}', '')) > 0
-                 OR EXISTS ({marks} AND position({text} IN coalesce({newest}, '')) > 0)"
-            )
-        };
-        let has_part = has_error("$7");
-        let has_failed_so = has_error("$10");
-
-        format!(
-            "{state}
-             AND ($4::text IS NULL OR {event_type} = $4)
-             AND ($5::text IS NULL OR q.headers ->> 'x-pgmq-group'::text = $5)
-             AND ($6::text IS NULL OR coalesce(q.headers -> $6 ->> 'state'::text, 'done') <> 'done')
-             AND ($7::text IS NULL OR {has_part})
-             AND ($8::timestamptz IS NULL OR q.enqueued_at >= $8)
-             AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)
-             AND ($10::text IS NULL OR {has_failed_so})"
         )
     }
 

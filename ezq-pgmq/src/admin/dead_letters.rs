@@ -99,7 +99,7 @@ pub(crate) async fn find(
     failure.map_or(Ok(None), Err)
 }
 
-/// Moves dead letters back in one statement, in the order of their ids. Marks of handlers that
+/// Moves dead letters back, or to another queue, in one statement, in the order of their ids. Marks of handlers that
 /// finished stay; all other progress starts again. The cause of death goes along, with the id and
 /// time that the message had first.
 ///
@@ -108,9 +108,14 @@ pub(crate) async fn find(
 pub(crate) async fn redrive(
     connection: &mut PgConnection,
     queue: &QueueName,
+    to: &QueueName,
     ids: &[MessageId],
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    let table = sql::table(queue);
+    let table = sql::table(to);
+    let kept_id = match to == queue {
+        true => "'{}'::jsonb".to_owned(),
+        false => kept_id(queue, "g", "g.headers #> '{ezq-dead,id}'"),
+    };
     let gone = gone(queue);
     let first_stored = sql::first_stored("g", DEAD);
     let had_died = format!(
@@ -132,11 +137,26 @@ pub(crate) async fn redrive(
                SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each(g.headers)
                WHERE key NOT IN ('ezq-dead', 'ezq-returned', 'ezq-redriven')
                  AND (NOT starts_with(key, 'ezq-h:') OR value ->> 'state' = 'done')
-             ) || {had_died} ELSE g.headers END
+             ) || {had_died} || {kept_id} ELSE g.headers END
            FROM gone g ORDER BY g.msg_id)
          SELECT msg_id, letter_stored_at AS enqueued_at FROM gone ORDER BY msg_id"
     );
     removed(statement, ids, connection).await
+}
+
+/// What a message must keep in its headers so that its event has the same id in another queue: its place,
+/// if that is the only id.
+pub(crate) fn kept_id(queue: &QueueName, row: &str, id: &str) -> String {
+    format!(
+        "CASE WHEN {row}.headers ? 'ezq-replay'::text OR {row}.headers ? 'ce-id'::text
+                OR {row}.message ? 'specversion'::text
+           THEN '{{}}'::jsonb
+         WHEN {row}.message ? '_type'::text
+           THEN jsonb_build_object('ezq-replay', jsonb_build_object('queue', '{queue}', 'id', {id}))
+         WHEN {row}.headers ? 'ce-type'::text
+           THEN jsonb_build_object('ce-id', concat('{queue}:', {id}))
+         ELSE '{{}}'::jsonb END"
+    )
 }
 
 /// Removes dead letters for good.

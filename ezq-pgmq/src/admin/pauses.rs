@@ -31,7 +31,7 @@ pub(crate) struct Row<'a> {
     pub(crate) handler: &'a str,
 }
 
-/// Pauses something, and notifies. Returns whether it was not paused before.
+/// Pauses something, records it and notifies. Returns whether it was not paused before.
 pub(crate) async fn pause(
     connection: &mut PgConnection,
     row: Row<'_>,
@@ -46,7 +46,10 @@ pub(crate) async fn pause(
           ON CONFLICT (queue, handler) DO UPDATE
           SET paused_at = excluded.paused_at, paused_by = excluded.paused_by, reason = excluded.reason
           WHERE c.paused_at IS NULL
-          RETURNING c.queue)
+          RETURNING c.queue),
+        recorded AS (
+          INSERT INTO ezq.audit (at, by, reason, action, queue, handler)
+          SELECT clock_timestamp(), $3, $4, 'pause', queue, nullif($2, '') FROM paused)
         SELECT pg_notify($5, queue) FROM paused";
     let query = sqlx::query(statement)
         .bind(row.queue.as_str())
@@ -57,21 +60,26 @@ pub(crate) async fn pause(
     Ok(query.fetch_optional(connection).await?.is_some())
 }
 
-/// Ends a pause, and notifies. Returns whether there was one.
+/// Ends a pause, records it and notifies. Returns whether there was one.
 pub(crate) async fn resume(
     connection: &mut PgConnection,
     row: Row<'_>,
+    by: &str,
 ) -> Result<bool, sqlx::Error> {
     let statement = "
         WITH resumed AS (
           DELETE FROM ezq.controls
           WHERE queue = $1 AND handler = $2 AND paused_at IS NOT NULL
-          RETURNING queue)
+          RETURNING queue),
+        recorded AS (
+          INSERT INTO ezq.audit (at, by, action, queue, handler)
+          SELECT clock_timestamp(), $4, 'resume', queue, nullif($2, '') FROM resumed)
         SELECT pg_notify($3, queue) FROM resumed";
     let query = sqlx::query(statement)
         .bind(row.queue.as_str())
         .bind(row.handler)
-        .bind(CHANNEL);
+        .bind(CHANNEL)
+        .bind(by);
     Ok(query.fetch_optional(connection).await?.is_some())
 }
 

@@ -32,7 +32,7 @@ impl DeadLetters for PgmqEngine {
 
     async fn redrive(&self, queue: &QueueName, ids: &[MessageId]) -> Result<Vec<MessageId>> {
         let moved = call!(self.inner.connections.control, |connection| {
-            dead_letters::redrive(connection, queue, ids)
+            dead_letters::redrive(connection, queue, queue, ids)
         })?
         .map_err(|failure| self.failed(failure, queue))?;
         if !moved.is_empty() {

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
-    Due, Engine, ExtendOutcome, History, LeaseRequest, Leased, Outgoing, Pauses, Presence,
-    PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
-    UnitOfWork,
+    Due, Engine, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses,
+    Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
+    SettleOutcome, UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
@@ -239,6 +239,10 @@ impl Engine for PgmqEngine {
     }
 
     fn browse(&self) -> Option<&dyn Browse> {
+        Some(self)
+    }
+
+    fn operations(&self) -> Option<&dyn Operations> {
         Some(self)
     }
 

@@ -11,6 +11,7 @@ mod doctor;
 mod dropping;
 mod engine;
 mod migrating;
+mod operations;
 mod overview;
 mod pauses;
 mod presence;

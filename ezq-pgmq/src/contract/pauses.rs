@@ -11,12 +11,17 @@ use crate::admin::pauses::{self, Row};
 use crate::config::Place;
 use crate::connection::dedicated::call;
 use crate::engine::{PgmqEngine, call_part};
+use crate::error::missing;
 use crate::schema::{Part, out_of_reach};
 use crate::wake;
 
 impl PgmqEngine {
     fn pauses_failed(&self, failure: sqlx::Error) -> Error {
-        out_of_reach(failure, Part::Controls, self.place())
+        let part = match missing::is_denied(&failure, "audit") {
+            true => Part::Operations,
+            false => Part::Controls,
+        };
+        out_of_reach(failure, part, self.place())
     }
 
     /// The name of a handler as it is stored; empty for a whole queue.
@@ -44,7 +49,7 @@ impl Pauses for PgmqEngine {
         let by = &*self.encoding().name(by);
         let reason = reason.map(|reason| self.encoding().text(reason));
         let reason = reason.as_deref();
-        let is_new = call_part!(inner, controls, |connection| pauses::pause(
+        let is_new = call_part!(inner, controls and operations, |connection| pauses::pause(
             connection, row, by, reason
         ))?
         .map_err(|failure| self.pauses_failed(failure))?;
@@ -53,15 +58,16 @@ impl Pauses for PgmqEngine {
         Ok(is_new)
     }
 
-    async fn resume(&self, target: &PauseTarget) -> Result<bool> {
+    async fn resume(&self, target: &PauseTarget, by: &str) -> Result<bool> {
+        let by = &*self.encoding().name(by);
         let inner = &self.inner;
         let handler = self.stored_handler(target);
         let row = Row {
             queue: &target.queue,
             handler: &handler,
         };
-        let was_paused = call_part!(inner, controls, |connection| pauses::resume(
-            connection, row
+        let was_paused = call_part!(inner, controls and operations, |connection| pauses::resume(
+            connection, row, by
         ))?
         .map_err(|failure| self.pauses_failed(failure))?;
         inner.wake.orders.changed();

@@ -161,6 +161,7 @@ fn name(part: Part) -> &'static str {
         Part::Controls => "pauses",
         Part::Cancellations => "cancellations",
         Part::Presence => "consumers",
+        Part::Operations => "operations and the audit trail",
         Part::Inbox => "the inbox",
     }
 }

@@ -19,19 +19,24 @@ use crate::error;
 use crate::message::encoding::Encoding;
 use crate::retention::removal::Removal;
 
-/// Makes one [call] on a part of ezq's own tables, which are
-/// created first where they are absent. The call is repeated once if they were dropped in the
+/// Makes one [call] on a part of ezq's own tables, or on several (`one and other`), which are created first where they are absent. The call is repeated once if they were dropped in the
 /// meantime.
 macro_rules! call_part {
-    ($inner:expr, $part:ident, |$connection:ident| $statements:expr) => {{
+    ($inner:expr, $part:ident $(and $other:ident)*, |$connection:ident| $statements:expr) => {{
         let inner = &$inner;
         let mut is_first = true;
         loop {
-            let is_ready = inner.tables.$part.ensure(
-                &inner.connections.control,
-                &inner.connections.connector,
-                inner.settings.manage_schema,
-            );
+            let is_ready = async {
+                for part in [&inner.tables.$part, $(&inner.tables.$other)*] {
+                    part.ensure(
+                        &inner.connections.control,
+                        &inner.connections.connector,
+                        inner.settings.manage_schema,
+                    )
+                    .await?;
+                }
+                Ok(())
+            };
             if let Err(error) = is_ready.await {
                 break Err(error);
             }
@@ -44,6 +49,7 @@ macro_rules! call_part {
                 {
                     is_first = false;
                     inner.tables.$part.forget();
+                    $(inner.tables.$other.forget();)*
                 }
                 result => break result,
             }

@@ -72,6 +72,7 @@ pub(crate) struct OwnTables {
     pub(crate) controls: Schema,
     pub(crate) cancellations: Schema,
     pub(crate) presence: Schema,
+    pub(crate) operations: Schema,
 }
 
 impl OwnTables {
@@ -84,6 +85,7 @@ impl OwnTables {
             controls: Schema::new(Part::Controls),
             cancellations: Schema::new(Part::Cancellations),
             presence: Schema::new(Part::Presence),
+            operations: Schema::new(Part::Operations),
         }
     }
 }

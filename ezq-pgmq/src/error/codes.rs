@@ -10,6 +10,11 @@ pub(crate) fn is_data(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
 }
 
+/// A row cannot be written as it is: its content, a constraint, or a trigger refuses it.
+pub(crate) fn is_of_row(error: &sqlx::Error) -> bool {
+    is_data(error) || code(error).is_some_and(|code| code.starts_with("23") || code == "P0001")
+}
+
 /// The database's encoding lacks a character.
 pub(crate) fn is_untranslatable(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("22P05")

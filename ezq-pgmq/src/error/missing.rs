@@ -1,4 +1,4 @@
-//! Which table or function is missing, if an error reports one.
+//! Which table or function is missing, or not to be used, if an error reports one.
 //!
 //! A user's trigger or view may ask for a missing table as well, so the error's code is not enough
 //! to tell that a queue was dropped. The error's fields do not name the table. Its message does, in
@@ -6,7 +6,7 @@
 
 use sqlx::error::DatabaseError;
 
-use crate::error::codes::code;
+use crate::error::codes::{code, is_permission};
 
 const TABLE: &str = "42P01";
 const FUNCTION: &str = "42883";
@@ -42,6 +42,11 @@ pub(crate) fn told_of_ezq(error: &ezq_core::Error) -> bool {
     let source = std::error::Error::source(error);
     let failure = source.and_then(|source| source.downcast_ref::<sqlx::Error>());
     failure.and_then(of_ezq).is_some()
+}
+
+/// The role lacks a right on this table. The server names it without its schema.
+pub(crate) fn is_denied(failure: &sqlx::Error, table: &str) -> bool {
+    is_permission(failure) && names(message(failure)).any(|name| name == table)
 }
 
 /// The words of a message, split at characters that no name can contain.

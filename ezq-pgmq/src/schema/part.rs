@@ -19,6 +19,8 @@ pub(crate) enum Part {
     Cancellations,
     /// The presence of consumers, in the same database.
     Presence,
+    /// Operations and the audit trail, in the same database.
+    Operations,
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }

@@ -62,6 +62,7 @@ fn script(queues: &[QueueName], role: Option<&str>) -> String {
         Part::Controls,
         Part::Cancellations,
         Part::Presence,
+        Part::Operations,
     ] {
         text.push_str(&schema::sql(part, role));
     }

@@ -7,8 +7,9 @@ use std::error::Error as _;
 use chrono::{TimeDelta, Utc};
 use ezq_core::engine::{
     Advance, BroadcastMessage, Broadcasts, Cancel, CancelOrder, Cancellations, ConsumerPresence,
-    Dedupe, Due, Engine, EventParty, EventRole, Firing, PauseTarget, Pauses, Presence,
-    Registration, ScheduleStore, Settle, SettleOutcome,
+    Dedupe, Due, Engine, EventAction, EventParty, EventRef, EventRole, EventState, Firing,
+    Operations, PauseTarget, Pauses, Presence, Registration, ScheduleStore, Selection, Settle,
+    SettleOutcome, Signature,
 };
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::Headers;
@@ -20,7 +21,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 /// What an application does, and what it needs of ezq's own tables.
-const USES: [(&str, &str, Use); 19] = [
+const USES: [(&str, &str, Use); 22] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
     ("ezq.dedupe", "TABLE", Use::SettleWithKey),
@@ -40,6 +41,9 @@ const USES: [(&str, &str, Use); 19] = [
     ("ezq.controls", "TABLE", Use::Resume),
     ("ezq.cancellations", "TABLE", Use::Cancel),
     ("ezq.consumers", "TABLE", Use::NoteConsumer),
+    ("ezq.audit", "TABLE", Use::Pause),
+    ("ezq.audit", "TABLE", Use::Act),
+    ("ezq.operations", "TABLE", Use::Operate),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +65,8 @@ enum Use {
     Resume,
     Cancel,
     NoteConsumer,
+    Act,
+    Operate,
 }
 
 fn event(key: Option<&str>) -> BroadcastMessage {
@@ -139,7 +145,7 @@ impl Use {
             }
             Self::Replay => drop(engine.replay(key, queue).await?),
             Self::Pause => drop(Pauses::pause(engine, &whole(queue), "Ada", None).await?),
-            Self::Resume => drop(Pauses::resume(engine, &whole(queue)).await?),
+            Self::Resume => drop(Pauses::resume(engine, &whole(queue), "Ada").await?),
             Self::Cancel => {
                 let outcome = engine.publish(vec![message(queue, "1").due(Due::After(TTL))]);
                 let id = stored(outcome.await?.remove(0));
@@ -147,10 +153,26 @@ impl Use {
                 assert!(engine.ask(queue, &id, &order).await?);
                 engine.finish(queue, &[id]).await?;
             }
+            Self::Act | Self::Operate => self.operate(engine, queue, key).await?,
             Self::NoteConsumer => engine.note(&[consumer(queue)]).await?,
         }
 
         Ok(())
+    }
+
+    /// Acts on an event, or starts an operation.
+    async fn operate(self, engine: &PgmqEngine, queue: &QueueName, key: &str) -> Result<(), Error> {
+        let by = Signature::new("Ada");
+        if let Self::Operate = self {
+            let selection = Selection::new(queue.clone(), EventState::Dead);
+            let started = engine.start(key, &EventAction::Redrive, &selection, &by);
+            return started.await.map(drop);
+        }
+
+        let id = publish(engine, queue, &["1"]).await.remove(0);
+        let event = [EventRef::from(&id)];
+        let acted = engine.act(queue, &EventAction::Discard, &event, &by);
+        acted.await.map(drop)
     }
 
     /// Does it as a caller that tries again after a transient error.

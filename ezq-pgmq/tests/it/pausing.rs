@@ -61,7 +61,7 @@ async fn another_process_hears_of_a_pause_within_a_second() {
             .await
             .unwrap();
         quickest = quickest.min(told(&mut watcher, 1).await);
-        pauses(&engine).resume(&whole(&queue)).await.unwrap();
+        pauses(&engine).resume(&whole(&queue), "Ada").await.unwrap();
         quickest = quickest.min(told(&mut watcher, 0).await);
     }
     assert!(quickest < Duration::from_secs(1), "{quickest:?}");
@@ -183,7 +183,10 @@ async fn a_role_without_rights_consumes_and_cannot_pause() {
         pauses(&engine).list().await.map_err(kind),
         Err(ErrorKind::Permission)
     );
-    let refused = pauses(&engine).resume(&whole(&queue)).await.unwrap_err();
+    let refused = pauses(&engine)
+        .resume(&whole(&queue), "Ada")
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::SchemaMissing, "{refused:#?}");
     assert!(
         refused.to_string().contains("grant select, insert"),

@@ -101,4 +101,11 @@ pub(crate) enum Fault {
     CancelsWhatIsGone,
     ArchivesWhatIsDiscarded,
     FindsNoLetter,
+    ActsOnNothing,
+    ActsOnWhatWorkersHave,
+    ActsWithoutQueues,
+    OperatesOnEverything,
+    StopsNoOperation,
+    CountsStepsTwice,
+    RecordsNothing,
 }

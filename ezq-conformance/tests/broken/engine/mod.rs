@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ezq_core::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, CopyState, DeadLetters, Dedupe,
-    Delivery, Due, Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Original,
-    Outgoing, Pauses, Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore,
-    Settle, SettleOutcome,
+    Delivery, Due, Engine, EventCopy, ExtendOutcome, History, LeaseRequest, Leased, Operations,
+    Original, Outgoing, Pauses, Presence, PublishOutcome, QueueOverview, QueueStats, Receipt,
+    ScheduleStore, Settle, SettleOutcome,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::headers::{Headers, KEY};
@@ -482,6 +482,10 @@ impl Engine for Broken {
     }
 
     fn overview(&self) -> Option<&dyn QueueOverview> {
+        Some(self)
+    }
+
+    fn operations(&self) -> Option<&dyn Operations> {
         Some(self)
     }
 

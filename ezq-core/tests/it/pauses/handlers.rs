@@ -291,7 +291,12 @@ async fn a_consumer_that_hears_of_a_resume_makes_what_is_put_aside_due() {
 
     // The pause ends, and nobody makes its events due.
     let target = PauseTarget::handler(QueueName::default(), HandlerName::from("mail"));
-    engine.pauses().unwrap().resume(&target).await.unwrap();
+    engine
+        .pauses()
+        .unwrap()
+        .resume(&target, "Ada")
+        .await
+        .unwrap();
     let began = tokio::time::Instant::now();
     assert_eq!(within(mailed.recv()).await, Some(1));
     assert!(began.elapsed() <= secs(3), "{:?}", began.elapsed());

@@ -223,4 +223,51 @@ create table if not exists ezq.cancellations (
 );
 ",
     },
+    Migration {
+        version: 14,
+        name: "operations",
+        part: Part::Operations,
+        makes: &["ezq.operations", "ezq.audit"],
+        sql: "\
+create table if not exists ezq.operations (
+  id text collate \"C\" primary key,
+  action text not null,
+  queue text collate \"C\" not null,
+  target text collate \"C\",
+  state text not null,
+  filter jsonb not null,
+  last_id bigint not null,
+  position bigint not null default 0,
+  done bigint not null default 0,
+  skipped bigint not null default 0,
+  failed bigint not null default 0,
+  total bigint,
+  by text not null,
+  reason text,
+  began_at timestamptz not null default pg_catalog.clock_timestamp(),
+  moved_at timestamptz not null default pg_catalog.clock_timestamp(),
+  stopped_at timestamptz,
+  ended_at timestamptz
+);
+create index if not exists operations_began_at on ezq.operations (began_at, id);
+create table if not exists ezq.audit (
+  id bigint generated always as identity primary key,
+  at timestamptz not null,
+  by text not null,
+  reason text,
+  action text not null,
+  queue text collate \"C\" not null,
+  handler text,
+  target text collate \"C\",
+  message_id bigint,
+  stored_at timestamptz,
+  is_dead boolean,
+  operation text collate \"C\",
+  state text,
+  filter jsonb,
+  count bigint
+);
+create index if not exists audit_queue on ezq.audit (queue, id);
+",
+    },
 ];

@@ -1,0 +1,177 @@
+//! The audit trail: rows of `ezq.audit`, written by the transaction whose doing they tell of.
+
+use chrono::{DateTime, Utc};
+use ezq_core::engine::{
+    AuditAction, AuditEntry, AuditPage, AuditRequest, EventFilter, EventRef, EventState, Operation,
+    PageCursor, Signature,
+};
+use ezq_core::message::{HandlerName, MessageId, QueueName};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use crate::message::encoding::Encoding;
+use crate::message::receipts;
+
+/// What is written of one act.
+pub(crate) struct Act<'a> {
+    pub(crate) action: AuditAction,
+    pub(crate) queue: &'a QueueName,
+    pub(crate) target: Option<&'a QueueName>,
+    pub(crate) signature: &'a Signature,
+}
+
+/// Writes that something was done to events: a row for each.
+pub(crate) async fn of_events(
+    connection: &mut PgConnection,
+    act: &Act<'_>,
+    events: &[&EventRef],
+    encoding: Encoding,
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<Option<i64>> = events.iter().map(|event| event.id().as_number()).collect();
+    let times: Vec<Option<DateTime<Utc>>> =
+        events.iter().map(|event| event.id().stored_at()).collect();
+    let is_dead: Vec<bool> = events
+        .iter()
+        .map(|event| matches!(event, EventRef::Dead(_)))
+        .collect();
+    let statement = "
+        INSERT INTO ezq.audit
+          (at, by, reason, action, queue, target, message_id, stored_at, is_dead, count)
+        SELECT clock_timestamp(), $1, $2, $3, $4, $5, e.id, e.at, e.is_dead, 1
+        FROM unnest($6::bigint[], $7::timestamptz[], $8::boolean[]) AS e(id, at, is_dead)";
+    sqlx::query(statement)
+        .bind(encoding.name(&act.signature.by))
+        .bind(reason(act.signature, encoding))
+        .bind(act.action.name())
+        .bind(act.queue.as_str())
+        .bind(act.target.map(QueueName::as_str))
+        .bind(ids)
+        .bind(times)
+        .bind(is_dead)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Writes what became of an operation.
+pub(crate) async fn of_operation(
+    connection: &mut PgConnection,
+    action: AuditAction,
+    operation: &Operation,
+    signature: &Signature,
+    count: Option<u64>,
+    encoding: Encoding,
+) -> Result<(), sqlx::Error> {
+    let statement = "
+        INSERT INTO ezq.audit
+          (at, by, reason, action, queue, target, operation, state, filter, count)
+        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9)";
+    let selection = &operation.selection;
+    sqlx::query(statement)
+        .bind(encoding.name(&signature.by))
+        .bind(reason(signature, encoding))
+        .bind(action.name())
+        .bind(selection.queue.as_str())
+        .bind(operation.action.target().map(QueueName::as_str))
+        .bind(&operation.id)
+        .bind(selection.state.to_string())
+        .bind(filter_text(&selection.filter, encoding))
+        .bind(count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// A filter as it is stored.
+pub(crate) fn filter_text(filter: &EventFilter, encoding: Encoding) -> String {
+    // A filter is plain data: writing it as JSON cannot fail.
+    let text = serde_json::to_string(filter).unwrap_or_else(|_| "{}".to_owned());
+    encoding.text(&text).into_owned()
+}
+
+/// A reason as it is stored.
+pub(crate) fn reason(signature: &Signature, encoding: Encoding) -> Option<String> {
+    let reason = signature.reason.as_deref();
+    reason.map(|reason| encoding.text(reason).into_owned())
+}
+
+/// Where a page of the trail begins.
+///
+/// # Errors
+/// The cursor is none of this engine's.
+pub(crate) fn place(request: &AuditRequest) -> ezq_core::Result<i64> {
+    match &request.after {
+        None => Ok(i64::MAX),
+        Some(cursor) => cursor.as_str().parse().map_err(|_| cursor.refused()),
+    }
+}
+
+/// Reads a page of the trail, before a place.
+pub(crate) async fn page(
+    connection: &mut PgConnection,
+    request: &AuditRequest,
+    before: i64,
+) -> Result<AuditPage, sqlx::Error> {
+    let limit = request.limit.max(1);
+    let statement = "
+        SELECT id, at, by, reason, action, queue, handler, target, message_id, stored_at, is_dead,
+               operation, state, filter::text AS filter, count
+        FROM ezq.audit WHERE id < $1 AND ($2::text IS NULL OR queue = $2)
+        ORDER BY id DESC LIMIT $3";
+    let mut rows = sqlx::query(statement)
+        .bind(before)
+        .bind(request.queue.as_ref().map(QueueName::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
+        .fetch_all(connection)
+        .await?;
+
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let last: Option<i64> = rows.last().map(|row| row.try_get("id")).transpose()?;
+    let mut entries = Vec::with_capacity(rows.len());
+    for row in &rows {
+        // What a newer ezq wrote, and this one does not know, is left out.
+        entries.extend(entry(row)?);
+    }
+    let next = last.filter(|_| has_more);
+    Ok(AuditPage::new(
+        entries,
+        next.map(|id| PageCursor::new(id.to_string())),
+    ))
+}
+
+fn entry(row: &PgRow) -> Result<Option<AuditEntry>, sqlx::Error> {
+    let text = |column: &str| row.try_get::<Option<String>, _>(column);
+    let Some(action) = text("action")?.and_then(|name| name.parse::<AuditAction>().ok()) else {
+        return Ok(None);
+    };
+    let Some(queue) = text("queue")?.and_then(|name| QueueName::new(&name).ok()) else {
+        return Ok(None);
+    };
+
+    let signature = Signature::new(text("by")?.unwrap_or_default()).reason(text("reason")?);
+    let mut entry = AuditEntry::new(row.try_get("at")?, signature, action, queue);
+    entry.handler = text("handler")?.as_deref().map(HandlerName::from);
+    entry.target = text("target")?.and_then(|name| QueueName::new(&name).ok());
+    entry.operation = text("operation")?;
+    entry.count = row
+        .try_get::<Option<i64>, _>("count")?
+        .and_then(|count| u64::try_from(count).ok());
+
+    let stored_at: Option<DateTime<Utc>> = row.try_get("stored_at")?;
+    if let Some(number) = row.try_get::<Option<i64>, _>("message_id")? {
+        let id = match stored_at {
+            Some(stored_at) => receipts::dated(number, stored_at),
+            None => MessageId::Number(number),
+        };
+        entry.event = Some(match row.try_get::<Option<bool>, _>("is_dead")? {
+            Some(true) => EventRef::Dead(id),
+            _ => EventRef::Waiting(id),
+        });
+    }
+
+    let state = text("state")?.and_then(|state| state.parse::<EventState>().ok());
+    let filter = text("filter")?.and_then(|filter| serde_json::from_str(&filter).ok());
+    entry.selection = state.zip(filter);
+    Ok(Some(entry))
+}
