@@ -11,7 +11,7 @@ use super::acting::Order;
 use crate::engine::{
     EventAction, EventFilter, EventState, Operation, Operations, Preview, Selection,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
 
@@ -178,7 +178,7 @@ impl<'a> BulkRequest<'a> {
     }
 
     fn operations(&self) -> Result<(&'a dyn Operations, &EventAction)> {
-        let action = self.action.as_ref().map_err(crate::Error::without_source)?;
+        let action = self.action.as_ref().map_err(Error::without_source)?;
         action.check(self.selection.state)?;
         let operations = self.order.operations_for(&self.selection.queue, action)?;
         Ok((operations, action))
