@@ -9,6 +9,9 @@
 //! starts itself a second time as the application `shipping`, which has a queue of its own and subscribes
 //! to `order.paid`.
 //!
+//! `cargo run -p ezq-ui --features ezq/metrics --example orders_dashboard` is a service that mounts the
+//! dashboard and exports metrics.
+//!
 //! With `-- --wait` the shop runs until Ctrl-C, for requests of your own. The example needs no database:
 //! without `DATABASE_URL` it starts one.
 
