@@ -71,13 +71,7 @@ impl Payloads {
             };
         }
 
-        let mut text = indented(&redacted);
-        let is_cut = text.len() > SHOWN;
-        if is_cut {
-            // The nearest place that is between two characters.
-            let end = (0..=SHOWN).rev().find(|end| text.is_char_boundary(*end));
-            text.truncate(end.unwrap_or(0));
-        }
+        let (text, is_cut) = indented(&redacted);
         Shown {
             text,
             bytes,
@@ -93,19 +87,23 @@ impl fmt::Debug for Payloads {
     }
 }
 
-/// JSON text over several lines. Only spaces are added, so every number keeps its digits. What is no JSON
-/// stays as it is.
-pub(crate) fn indented(json: &str) -> String {
+/// JSON text over several lines, as much as a page shows, and whether there is more. Only spaces are added,
+/// so every number keeps its digits. What is no JSON stays as it is.
+pub(crate) fn indented(json: &str) -> (String, bool) {
     if serde_json::from_str::<IgnoredAny>(json).is_err() {
-        return json.to_owned();
+        return cut(json);
     }
 
-    let mut text = String::with_capacity(json.len() * 2);
+    let mut text = String::with_capacity(json.len().min(SHOWN));
     let mut depth = 0_usize;
     let mut is_in_string = false;
     let mut is_escaped = false;
-    let mut chars = json.chars().filter(|c| !c.is_control()).peekable();
+    let mut chars = json.chars().peekable();
     while let Some(c) = chars.next() {
+        // Spaces may be many times what they stand between, so this stops before the end.
+        if text.len() > SHOWN {
+            break;
+        }
         if is_in_string {
             text.push(c);
             is_in_string = is_escaped || c != '"';
@@ -113,7 +111,7 @@ pub(crate) fn indented(json: &str) -> String {
             continue;
         }
         match c {
-            ' ' => {}
+            _ if is_space(c) => {}
             '"' => {
                 text.push(c);
                 is_in_string = true;
@@ -121,7 +119,7 @@ pub(crate) fn indented(json: &str) -> String {
             '{' | '[' => {
                 text.push(c);
                 // An empty object or list stays on its line.
-                while chars.next_if(|next| *next == ' ').is_some() {}
+                while chars.next_if(|next| is_space(*next)).is_some() {}
                 if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
                     text.push(end);
                 } else {
@@ -143,7 +141,21 @@ pub(crate) fn indented(json: &str) -> String {
         }
     }
 
-    text
+    cut(&text)
+}
+
+/// The beginning of a text, as much as a page shows, and whether there is more.
+fn cut(text: &str) -> (String, bool) {
+    // The nearest place that is between two characters.
+    let mut ends = (0..=SHOWN.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    let shown = text.get(..end.unwrap_or(0)).unwrap_or_default();
+    (shown.to_owned(), shown.len() < text.len())
+}
+
+/// What JSON has between its parts. A text may hold others, which are a part of it.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\n' | '\r' | '\t')
 }
 
 fn new_line(text: &mut String, depth: usize) {
@@ -170,8 +182,14 @@ mod tests {
     []
   ]
 }"#;
-        assert_eq!(indented(json), expected);
-        assert_eq!(indented("no {json"), "no {json");
+        assert_eq!(indented(json), (expected.to_owned(), false));
+        assert_eq!(indented("no {json"), ("no {json".to_owned(), false));
+
+        // Characters that JSON allows in texts, though they control terminals.
+        let controls = "\"a\u{7f}b\u{85}c\u{9f}\"";
+        assert_eq!(indented(controls), (controls.to_owned(), false));
+        let (again, _) = indented(expected);
+        assert_eq!(again, expected);
     }
 
     #[test]
@@ -191,6 +209,17 @@ mod tests {
         payloads.hide = Some(Arc::new(|_| true));
         assert_eq!(payloads.shown(&payload, false).text, "");
         assert!(payloads.shown(&payload, true).text.contains("****"));
+    }
+
+    #[test]
+    fn a_nested_payload_does_not_multiply() {
+        let open = "[".repeat(100);
+        let json = format!("{open}{}0{}", "0,".repeat(500_000), "]".repeat(100));
+        let (text, is_cut) = indented(&json);
+        assert!(is_cut && text.len() <= SHOWN && text.capacity() <= 2 * SHOWN);
+
+        let (text, is_cut) = indented(&"ä".repeat(SHOWN));
+        assert!(is_cut && text.len() <= SHOWN);
     }
 
     #[test]

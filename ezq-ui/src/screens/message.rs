@@ -295,7 +295,7 @@ impl Stored<'_> {
             timeline: timeline(copy),
             payload: payloads.shown(&self.payload(), is_asked_for),
             unreadable,
-            headers: crate::payload::indented(&headers.unwrap_or_default()),
+            headers: crate::payload::indented(&headers.unwrap_or_default()).0,
             can_retry: matches!(copy.state, CopyState::Retrying { .. }),
             letter,
         }
