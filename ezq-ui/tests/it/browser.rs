@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use ezq::sqlx;
 use ezq::testing::TestDatabase;
-use ezq_ui::Dashboard;
+use ezq_ui::{Access, Dashboard, Secret, Server};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
+use crate::server::{Running, TOKEN};
 use crate::skip;
 use crate::stage::{application, bury, dead, operators, publish};
 
@@ -89,6 +90,46 @@ impl Browser {
 
     async fn go(&self, url: &str) {
         self.client.goto(url).await.unwrap();
+    }
+
+    /// Waits for a page with this heading.
+    async fn arrives(&self, heading: &str) {
+        self.shows(&format!("//h1[text()='{heading}']")).await;
+    }
+
+    /// Waits for an element. A search that a navigation cuts short is no failure.
+    async fn shows(&self, xpath: &str) {
+        let found = async {
+            while self.client.find(Locator::XPath(xpath)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let limit = Duration::from_secs(30);
+        let in_time = tokio::time::timeout(limit, found).await;
+        in_time.unwrap_or_else(|_| panic!("{xpath} is not shown"));
+    }
+
+    async fn type_secret(&self, secret: &str) {
+        let field = Locator::Css("input[name=secret]");
+        let field = self.client.find(field).await.unwrap();
+        field.send_keys(&format!("{secret}\u{e007}")).await.unwrap();
+    }
+
+    /// Takes pictures of the page as it is, where they are wanted.
+    async fn pictures(&self, name: &str) {
+        let Some(folder) = std::env::var_os("SCREENSHOTS").map(PathBuf::from) else {
+            return;
+        };
+        for (width, suffix) in [(1280, ""), (390, "-narrow")] {
+            self.client.set_window_size(width, 900).await.unwrap();
+            for theme in ["light", "dark"] {
+                let set = "document.documentElement.dataset.theme = arguments[0]";
+                self.client.execute(set, vec![json!(theme)]).await.unwrap();
+                self.picture(&folder, &format!("{name}-{theme}{suffix}"))
+                    .await;
+            }
+        }
+        self.client.set_window_size(1280, 900).await.unwrap();
     }
 
     async fn picture(&self, folder: &Path, name: &str) {
@@ -230,5 +271,51 @@ async fn many_dead_letters_are_redriven_by_a_filter(database: TestDatabase) {
         ezq.queues().get("orders").await.unwrap().ready.value,
         10_000
     );
+    browser.client.clone().close().await.unwrap();
+}
+
+#[ezq::test]
+async fn one_signs_in_by_the_link_or_with_the_token(database: TestDatabase) {
+    let test = "one_signs_in_by_the_link_or_with_the_token";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    let ezq = application(&database).await;
+    let by_link = Server::new(Dashboard::new(ezq.clone(), operators()));
+    let by_link = Running::start(by_link.bind().await.unwrap());
+    let link = by_link.link.clone().unwrap();
+    browser.go(&link).await;
+    browser.arrives("Overview").await;
+    browser.pictures("signed-in").await;
+
+    // The session ends behind the back of the page, which asks to sign in at its next refresh.
+    let sign_out = "await fetch('/logout', {method: 'POST'});
+        document.getElementById('poll').dispatchEvent(new Event('ezq:refresh'));";
+    browser
+        .client
+        .execute(&format!("(async () => {{ {sign_out} }})()"), Vec::new())
+        .await
+        .unwrap();
+    browser.arrives("Sign in to ezq").await;
+    browser.go(&link).await;
+    browser.pictures("login-link-used").await;
+
+    let by_token = Server::new(Dashboard::new(ezq.clone(), Access::forbidden()))
+        .secret(Secret::token(TOKEN).unwrap());
+    let by_token = Running::start(by_token.bind().await.unwrap());
+    browser
+        .go(&format!("http://{}/queues", by_token.address))
+        .await;
+    browser.pictures("login").await;
+    browser.type_secret("another").await;
+    browser
+        .shows("//p[@class='failure' and contains(., 'not the token')]")
+        .await;
+    browser.pictures("login-wrong").await;
+    browser.type_secret(TOKEN).await;
+    browser.arrives("Not allowed").await;
+    let place = browser.client.current_url().await.unwrap();
+    assert_eq!(place.path(), "/queues");
+    browser.pictures("denied").await;
     browser.client.clone().close().await.unwrap();
 }

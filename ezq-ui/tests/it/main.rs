@@ -3,6 +3,7 @@
 
 mod access;
 mod browser;
+mod counting;
 mod outages;
 mod pages;
 mod server;

@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 
 use crate::stage::{application, bury, dead, operators};
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+pub(crate) const TOKEN: &str = "a-token-that-nobody-guesses";
 
 /// A server that runs, and what stops it.
 pub(crate) struct Running {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) link: Option<String>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), ezq_ui::ServerError>>,
