@@ -9,6 +9,7 @@ use crate::schema::dropping::{self, QueueContents};
 
 /// Whether a queue is dropped that holds events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DropQueue {
     /// Only an empty queue is dropped: one without events, dead letters and archived events.
     IfEmpty,

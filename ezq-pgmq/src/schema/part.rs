@@ -27,7 +27,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// All of them.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Engine,
         Self::Broadcast,
         Self::Schedules,
@@ -35,6 +35,7 @@ impl Part {
         Self::Trail,
         Self::Controls,
         Self::Cancellations,
+        Self::Operations,
         Self::Presence,
         Self::Inbox,
     ];
