@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::browsing::{self, List};
 use crate::copies::HistoryRow;
 use crate::failure::Failure;
+use crate::following::{self, Tail};
 use crate::names;
 use crate::one_event::{self, OneEvent};
 use crate::session::{Access, Session};
@@ -26,6 +27,9 @@ pub(crate) enum EventVerb {
 
     /// List the events of a queue
     List(List),
+
+    /// Show the newest events of a queue, and with `-f` those that are published. Nothing is leased
+    Tail(Tail),
 
     /// Cancel an event by its number, also while it is handled. It becomes a dead letter
     Cancel(OneEvent),
@@ -87,6 +91,7 @@ pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failur
     match verb {
         EventVerb::Publish(publish) => publish.run(session).await,
         EventVerb::List(list) => browsing::list(session, list).await,
+        EventVerb::Tail(tail) => following::tail(session, tail).await,
         EventVerb::Cancel(event) => one_event::cancel(session, event, Cancel::Dead).await,
         EventVerb::Discard(event) => one_event::cancel(session, event, Cancel::Discard).await,
         EventVerb::Retry { queue, id } => one_event::retry(session, &queue, id).await,

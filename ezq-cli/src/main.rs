@@ -10,7 +10,7 @@
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod body;
@@ -31,6 +31,7 @@ mod emptying;
 mod events;
 mod exposition;
 mod failure;
+mod following;
 mod generated;
 mod global;
 mod letters;

@@ -1,9 +1,12 @@
 //! `ezq event list`, `cancel`, `discard` and `retry`, and `ezq errors`.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use ezq::testing::TestDatabase;
 use serde_json::json;
 
-use crate::program::{bury, create, ezq, publish, publisher};
+use crate::program::{bury, command, create, ezq, publish, publisher, redacted};
 
 #[ezq::test]
 async fn events_are_listed_by_state_and_filter(database: TestDatabase) {
@@ -128,4 +131,51 @@ mail     no address    1     0         <time>  <time>
         (&groups[0]["count"], &groups[0]["example"]),
         (&json!(2), &json!("no account 8"))
     );
+}
+
+#[ezq::test]
+async fn the_newest_events_are_shown_and_those_that_follow_until_the_program_is_stopped(
+    database: TestDatabase,
+) {
+    let url = database.url();
+    let app = publisher(&database).await;
+    create(&app, "orders").await;
+    for number in 1..=3 {
+        publish(&app, "orders", "order.paid", &number.to_string()).await;
+    }
+
+    let last = ezq(&url, &["event", "tail", "orders", "--last", "2"]);
+    let lines: Vec<_> = last.stdout.lines().map(redacted).collect();
+    assert_eq!(lines.len(), 2, "{last:?}");
+    assert!(lines[0].starts_with("<time>  2  order.paid  {"), "{last:?}");
+    let sent = ezq(&url, &["event", "tail", "orders", "--type", "order.sent"]);
+    sent.is(0, "", "");
+
+    let mut running = command(&["event", "tail", "orders", "-f", "--last", "0", "--json"])
+        .env("EZQ_DATABASE_URL", &url)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut notes = BufReader::new(running.stderr.take().unwrap()).lines();
+    let note = notes.next().unwrap().unwrap();
+    assert_eq!(note, "following the queue `orders`; Ctrl-C ends it");
+    publish(&app, "orders", "order.sent", "4").await;
+    let mut shown = BufReader::new(running.stdout.take().unwrap()).lines();
+    let event: serde_json::Value = serde_json::from_str(&shown.next().unwrap().unwrap()).unwrap();
+    assert_eq!(
+        (&event["message_id"], &event["event_type"]),
+        (&json!("4"), &json!("order.sent"))
+    );
+    // It was not leased.
+    assert_eq!(
+        (&event["state"], &event["deliveries"]),
+        (&json!("ready"), &json!(0))
+    );
+
+    let stop = std::process::Command::new("kill")
+        .args(["-INT", &running.id().to_string()])
+        .status();
+    assert!(stop.unwrap().success());
+    assert!(running.wait().unwrap().success());
 }

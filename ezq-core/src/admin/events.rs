@@ -9,6 +9,7 @@ use super::acting::EventAct;
 use super::bulk::BulkEvents;
 use crate::admin::cancel::CancelRequest;
 use crate::admin::errors::{ERRORS_SCANNED, ErrorGroups};
+use crate::admin::follow::Follow;
 use crate::engine::reader::Reader;
 use crate::engine::{
     Browse, Cancel, Engine, EventAction, EventFilter, EventPage, EventRef, EventState, PageCursor,
@@ -82,6 +83,29 @@ impl<'a> Events<'a> {
             events: self.clone(),
             request: PageRequest::new(self.queue.clone(), state),
         }
+    }
+
+    /// Follows what is published to the queue, without leasing it: from now on, after the newest `last`
+    /// events that it holds already (1,000 at most).
+    ///
+    /// ```no_run
+    /// # async fn example(app: ezq_core::app::App) -> ezq_core::Result<()> {
+    /// let events = app.events("orders")?;
+    /// let mut follow = events.follow(10).await?;
+    /// loop {
+    ///     for event in follow.next().await? {
+    ///         println!("{} {}", event.message_id, event.event_type.as_deref().unwrap_or("?"));
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::QueueMissing`] if there is no such queue, and [`ErrorKind::Unsupported`] if the engine
+    /// does not number its messages; otherwise when the engine could not be asked.
+    pub async fn follow(&self, last: usize) -> Result<Follow<'a>> {
+        let at = (self.engine, self.browse);
+        Follow::begin(at, self.queue.clone(), self.reader.clone(), last).await
     }
 
     /// What dead letters died of, and what events that wait for another attempt failed of last: grouped by

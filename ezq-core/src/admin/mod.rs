@@ -36,6 +36,7 @@
 //! | a queue's events, page by page | `events.rs` |
 //! | one event acted on; all that match | `acting.rs`, `bulk.rs` |
 //! | who did what | `audit.rs` |
+//! | following what is published | `follow.rs` |
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
@@ -52,6 +53,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod doctor;
 pub(crate) mod errors;
 pub(crate) mod events;
+pub(crate) mod follow;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod queues;
@@ -75,6 +77,7 @@ pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, Dead
 pub use doctor::DoctorRequest;
 pub use errors::{ErrorGroup, ErrorGroups};
 pub use events::{Events, PageQuery};
+pub use follow::Follow;
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;
 pub use queues::{PauseRequest, Queues, ResumeRequest};

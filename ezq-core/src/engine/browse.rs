@@ -325,4 +325,35 @@ pub trait Browse: Send + Sync {
     /// # Errors
     /// [`ErrorKind::QueueMissing`] if there is no such queue; otherwise when the store could not be read.
     async fn failures(&self, queue: &QueueName, scan: usize) -> Result<Failures>;
+
+    /// The highest number of a message in a queue; `None` if it is empty.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Unsupported`] if the engine does not number its messages, which is the default.
+    /// - [`ErrorKind::QueueMissing`] if there is no such queue.
+    /// - Otherwise when the store could not be read.
+    async fn newest(&self, queue: &QueueName) -> Result<Option<i64>> {
+        Err(unnumbered(queue))
+    }
+
+    /// The messages of a queue with numbers behind `after`, without those in `except`: the lowest `limit`
+    /// of them, by number, whatever their state. It takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// As [`newest`](Self::newest).
+    async fn numbered_after(
+        &self,
+        queue: &QueueName,
+        after: i64,
+        except: &[i64],
+        limit: usize,
+    ) -> Result<Vec<EventCopy>> {
+        let _ = (after, except, limit);
+        Err(unnumbered(queue))
+    }
+}
+
+fn unnumbered(queue: &QueueName) -> Error {
+    let text = format!("the engine of the queue `{queue}` does not number its messages");
+    Error::new(ErrorKind::Unsupported, text)
 }

@@ -79,6 +79,27 @@ impl Browse for MemoryEngine {
         let found = looked_at.flat_map(|(_, copy)| failures_of(copy));
         Ok(Failures::new(found.collect(), is_complete))
     }
+
+    async fn newest(&self, name: &QueueName) -> Result<Option<i64>> {
+        let mut store = self.store();
+        Ok(store.queue(name)?.messages.keys().copied().max())
+    }
+
+    async fn numbered_after(
+        &self,
+        name: &QueueName,
+        after: i64,
+        except: &[i64],
+        limit: usize,
+    ) -> Result<Vec<EventCopy>> {
+        let mut store = self.store();
+        let now = self.shared.clock.now();
+        let mut found = store.queue(name)?.live_copies(name, now);
+        found.retain(|((_, id), _)| *id > after && !except.contains(id));
+        found.sort_by_key(|((_, id), _)| *id);
+        found.truncate(limit);
+        Ok(found.into_iter().map(|(_, copy)| copy).collect())
+    }
 }
 
 /// What a copy failed of.

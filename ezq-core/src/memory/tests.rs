@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::MemoryEngine;
 use crate::engine::{
-    Dedupe, Due, Engine as _, ExtendOutcome, LeaseRequest, Leased, Outgoing, PublishOutcome,
-    Receipt, Settle, SettleOutcome,
+    Browse as _, Dedupe, Due, Engine as _, ExtendOutcome, LeaseRequest, Leased, Outgoing,
+    PublishOutcome, Receipt, Settle, SettleOutcome,
 };
 use crate::error::ErrorKind;
 use crate::message::headers::Headers;
@@ -284,4 +284,22 @@ async fn a_receipt_of_another_engine_is_refused_by_its_kind() {
     let settlement = (own.receipt, Settle::Release);
     let outcomes = engine.settle(&queue, vec![settlement]).await.unwrap();
     assert!(matches!(outcomes.as_slice(), [SettleOutcome::Done]));
+}
+
+#[tokio::test]
+async fn messages_are_read_by_number_without_being_leased() {
+    let (engine, queue) = engine().await;
+    assert_eq!(engine.newest(&queue).await.unwrap(), None);
+    for _ in 0..3 {
+        publish(&engine, &queue, Due::Now).await;
+    }
+    lease(&engine, &queue, Duration::from_secs(30)).await;
+
+    assert_eq!(engine.newest(&queue).await.unwrap(), Some(3));
+    let found = engine.numbered_after(&queue, 1, &[2], 10).await.unwrap();
+    let numbers: Vec<_> = found
+        .iter()
+        .map(|copy| copy.message_id.as_number())
+        .collect();
+    assert_eq!((numbers, found[0].deliveries), (vec![Some(3)], 1));
 }

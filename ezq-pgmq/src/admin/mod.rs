@@ -10,6 +10,7 @@ mod copies;
 pub(crate) mod dead_letters;
 pub(crate) mod failures;
 mod filter;
+pub(crate) mod follow;
 pub(crate) mod history;
 pub(crate) mod operations;
 pub(crate) mod overview;

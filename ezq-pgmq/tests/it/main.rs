@@ -48,6 +48,8 @@ mod failures;
 mod faults;
 mod fetching;
 #[cfg(feature = "embedded")]
+mod following;
+#[cfg(feature = "embedded")]
 mod grouping;
 #[cfg(feature = "embedded")]
 mod history;
