@@ -80,6 +80,22 @@ impl EventAction {
         Err(Error::new(ErrorKind::Configuration, text))
     }
 
+    /// Checks whether it fits one event, whose state is not known beyond that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if it does not.
+    pub fn check_event(&self, event: &EventRef) -> Result<()> {
+        let fits = match event {
+            EventRef::Dead(_) => *self != Self::RetryNow,
+            EventRef::Waiting(_) => *self != Self::Redrive,
+        };
+        if fits {
+            return Ok(());
+        }
+        let text = format!("`{}` does not fit such an event", self.name());
+        Err(Error::new(ErrorKind::Configuration, text))
+    }
+
     /// Checks whether it fits events of a queue.
     pub(crate) fn check_queue(&self, queue: &QueueName) -> Result<()> {
         if self.target() != Some(queue) {

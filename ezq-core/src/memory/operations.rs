@@ -12,7 +12,7 @@ use crate::engine::{
     ActOutcome, AuditAction, AuditEntry, AuditPage, AuditRequest, EventAction, EventRef,
     EventState, Operation, OperationStatus, Operations, PageCursor, Preview, Selection, Signature,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::message::headers::{HANDLER_PREFIX, Headers, REPLAY, RETURNED};
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
@@ -233,10 +233,11 @@ impl Store {
         event: &EventRef,
         now: Micros,
     ) -> Result<ActOutcome> {
+        action.check_event(event)?;
         let queue = self.queue(name)?;
         let id = match event {
-            EventRef::Waiting(id) if *action != EventAction::Redrive => id,
-            EventRef::Dead(id) if *action != EventAction::RetryNow => {
+            EventRef::Waiting(id) => id,
+            EventRef::Dead(id) => {
                 let is_done = match action {
                     EventAction::Move { to } => {
                         let Some((body, headers, at)) = queue.take_dead(id) else {
@@ -249,10 +250,6 @@ impl Store {
                     _ => queue.discard(id),
                 };
                 return Ok(outcome(is_done));
-            }
-            _ => {
-                let text = format!("`{}` does not fit such an event", action.name());
-                return Err(Error::new(ErrorKind::Configuration, text));
             }
         };
 

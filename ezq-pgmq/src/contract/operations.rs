@@ -68,16 +68,9 @@ impl Operations for PgmqEngine {
         events: &[EventRef],
         signature: &Signature,
     ) -> Result<Vec<ActOutcome>> {
-        for event in events {
-            let fits = match event {
-                EventRef::Dead(_) => *action != EventAction::RetryNow,
-                _ => *action != EventAction::Redrive,
-            };
-            if !fits {
-                let text = format!("`{}` does not fit such an event", action.name());
-                return Err(Error::new(ErrorKind::Configuration, text));
-            }
-        }
+        events
+            .iter()
+            .try_for_each(|event| action.check_event(event))?;
         self.check_queues(queue, action).await?;
 
         let encoding = self.encoding();
