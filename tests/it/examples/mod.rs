@@ -355,36 +355,6 @@ fn schedule_ticks_lists_pauses_and_runs_by_hand() {
 }
 
 #[test]
-fn orders_service_commits_orders_with_their_events_and_another_application_hears_of_them() {
-    let out = printed(run(&mut example("orders_service")));
-    assert_in_order(
-        &out,
-        &[
-            "shipping is subscribed to order.paid",
-            "GET /ready: 200 ready",
-            r#""customer":"ada","cents":1250}: 201 order "#,
-            r#""customer":"grace","cents":0}: 422 "#,
-            r#""customer":"linus","cents":900}: 201 order "#,
-            "shop: stopped by its handle after",
-            "2 handled, 0 retried, 0 dead-lettered",
-            "shipping: exit status: 0",
-            "unpaid orders: 0",
-        ],
-    );
-
-    // In no particular order, once each; and nothing of the order that was rolled back.
-    for line in [
-        "shop: charged 1250 cents for order ",
-        "shop: told linus about order ",
-    ] {
-        assert_eq!(out.matches(line).count(), 1, "{out}");
-    }
-    assert_eq!(out.matches("shipping: order ").count(), 2, "{out}");
-    assert_eq!(out.matches(", from shop\n").count(), 2, "{out}");
-    assert!(!out.contains("told grace"), "{out}");
-}
-
-#[test]
 fn python_interop_reads_and_writes_both_forms() {
     let test = "examples::python_interop_reads_and_writes_both_forms";
     let Some(_) = skip::program("python3", "python3", test) else {

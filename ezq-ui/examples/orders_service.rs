@@ -1,5 +1,6 @@
-//! A web service whose rows and events commit together, and a second application that gets its events:
-//! `cargo run --example orders_service`.
+//! A web service whose rows and events commit together, with the dashboard and metrics on the same port, and
+//! a second application that gets its events:
+//! `cargo run -p ezq-ui --features ezq/metrics --example orders_service`.
 //!
 //! This is the usual shape of a system on ezq. No event is lost or left over when a request fails, and
 //! neither application knows the other one's code.
@@ -9,13 +10,16 @@
 //! starts itself a second time as the application `shipping`, which has a queue of its own and subscribes
 //! to `order.paid`.
 //!
-//! `cargo run -p ezq-ui --features ezq/metrics --example orders_dashboard` is a service that mounts the
-//! dashboard and exports metrics.
+//! - `/ops` is the dashboard. It lets everybody look who reaches it, and nobody act. It answers to addresses
+//!   and `localhost` only, so no page of a foreign site reaches it by a name of DNS.
+//! - `/metrics` is what Prometheus reads.
+//! - `/ready` is for a load balancer.
 //!
 //! With `-- --wait` the shop runs until Ctrl-C, for requests of your own. The example needs no database:
 //! without `DATABASE_URL` it starts one.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -23,8 +27,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use ezq::admin::Recipient;
 use ezq::consumer::ConsumerState;
+use ezq::observe::metrics::{SECONDS_BUCKETS, SIZE_BUCKETS, describe};
 use ezq::prelude::*;
 use ezq::{CancellationToken, sqlx};
+use ezq_ui::{Access, Dashboard};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -89,6 +96,24 @@ async fn ready(Shared(ezq): Shared<Ezq>) -> (StatusCode, String) {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, health.to_string())
+}
+
+/// The routes of the service: its own, the dashboard, and the metrics.
+fn routes(ezq: &Ezq, exporter: PrometheusHandle) -> Router {
+    let dashboard = Dashboard::new(ezq.clone(), Access::read_only())
+        // Other names than `localhost` would stand here.
+        .hosts([""; 0]);
+    let metrics = move || async move {
+        // Forgets what is too old to be shown.
+        exporter.run_upkeep();
+        exporter.render()
+    };
+    Router::new()
+        .route("/orders", post(place))
+        .route("/ready", get(ready))
+        .with_state(ezq.clone())
+        .route("/metrics", get(metrics))
+        .nest("/ops", dashboard.router())
 }
 
 // The row, the broadcast and the acknowledgement commit together. So an order is charged once, however
@@ -166,47 +191,19 @@ async fn shipping() -> Result<()> {
 }
 
 async fn shop(waits: bool) -> Result<()> {
+    // Before the application: it keeps the handles that it gets first.
+    let exporter = exporter()?;
     let url = match std::env::var("EZQ_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")) {
         Ok(url) => url,
         Err(_) => ezq::pgmq::embedded::EmbeddedPostgres::shared().await?.url(),
     };
-    let ezq = Ezq::builder()
-        .database_url(&url)
-        .app("shop")
-        .without_discovered_handlers()
-        .handler::<charge>()
-        .handler::<notify>()
-        .connect()
-        .await?;
-    let table = "create table if not exists orders_example (id bigint generated always as identity
-                 primary key, customer text not null, cents bigint not null check (cents > 0),
-                 paid boolean not null default false)";
-    sqlx::raw_sql(table).execute(ezq.pool()).await?;
-
-    let mut other = Command::new(std::env::current_exe()?)
-        .arg("--shipping")
-        .env("DATABASE_URL", &url)
-        .env_remove("EZQ_DATABASE_URL")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let is_there = |all: Vec<Recipient>| all.iter().any(|one| one.queue.as_str() == SHIPPING);
-    while !is_there(ezq.subscriptions()?.test("order.paid").await?) {
-        if let Some(status) = other.try_wait()? {
-            return Err(format!("shipping ended: {status}").into());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    println!("shipping is subscribed to order.paid");
+    let ezq = connect(&url).await?;
+    let mut other = start_shipping(&ezq, &url).await?;
 
     let consumer = ezq.consumer().queue(SHOP).spawn();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let routes = Router::new()
-        .route("/orders", post(place))
-        .route("/ready", get(ready));
-    let service = axum::serve(listener, routes.with_state(ezq.clone()));
+    let service = axum::serve(listener, routes(&ezq, exporter));
     let server = tokio::spawn(async move { service.await });
 
     let at = address.to_string();
@@ -223,8 +220,11 @@ async fn shop(waits: bool) -> Result<()> {
         );
     }
     hear(&mut other, 2).await?;
+    show_operations(&at).await?;
     if waits {
-        println!("http://{address}/orders takes orders until Ctrl-C");
+        println!(
+            "http://{address}/orders takes orders until Ctrl-C, http://{address}/ops shows them"
+        );
         tokio::signal::ctrl_c().await?;
     }
 
@@ -238,6 +238,80 @@ async fn shop(waits: bool) -> Result<()> {
         .await?;
     println!("unpaid orders: {unpaid}");
     Ok(())
+}
+
+/// What collects the metrics of this process.
+fn exporter() -> Result<PrometheusHandle> {
+    let exporter = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_size".into()), &SIZE_BUCKETS)?
+        .install_recorder()?;
+    describe();
+    Ok(exporter)
+}
+
+/// The shop's application, and its table.
+async fn connect(url: &str) -> Result<Ezq> {
+    let ezq = Ezq::builder()
+        .database_url(url)
+        .app("shop")
+        .without_discovered_handlers()
+        .handler::<charge>()
+        .handler::<notify>()
+        .connect()
+        .await?;
+    let table = "create table if not exists orders_example (id bigint generated always as identity
+                 primary key, customer text not null, cents bigint not null check (cents > 0),
+                 paid boolean not null default false)";
+    sqlx::raw_sql(table).execute(ezq.pool()).await?;
+    Ok(ezq)
+}
+
+/// Starts this program again as the second application, and waits until it has subscribed.
+async fn start_shipping(ezq: &Ezq, url: &str) -> Result<Child> {
+    let mut other = Command::new(std::env::current_exe()?)
+        .arg("--shipping")
+        .env("DATABASE_URL", url)
+        .env_remove("EZQ_DATABASE_URL")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let is_there = |all: Vec<Recipient>| all.iter().any(|one| one.queue.as_str() == SHIPPING);
+    while !is_there(ezq.subscriptions()?.test("order.paid").await?) {
+        if let Some(status) = other.try_wait()? {
+            return Err(format!("shipping ended: {status}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("shipping is subscribed to order.paid");
+    Ok(other)
+}
+
+/// Reads the metrics and the dashboard as Prometheus and an operator would.
+async fn show_operations(address: &str) -> Result<()> {
+    // Both orders that were taken.
+    let metrics = wait_for(address, "/metrics", r#"outcome="done"} 2"#).await?;
+    for line in metrics.lines() {
+        if line.starts_with("ezq_attempts_total") && line.contains(r#"outcome="done""#) {
+            println!("GET /metrics: {line}");
+        }
+    }
+    wait_for(address, "/ops", SHOP).await?;
+    println!("GET /ops: the dashboard shows the queue {SHOP}");
+    Ok(())
+}
+
+/// Asks for a page until it has a text: the consumer works beside this.
+async fn wait_for(address: &str, path: &str, text: &str) -> Result<String> {
+    for _ in 0..600 {
+        let page = request(address, "GET", path, "").await?;
+        if page.contains(text) {
+            return Ok(page);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(format!("{path} does not show `{text}`").into())
 }
 
 /// Prints the next lines of the second application.
