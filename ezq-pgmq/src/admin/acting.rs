@@ -4,13 +4,15 @@
 //! lease from a retry. What a worker has is left alone. The caller's transaction makes one step of it.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{ActOutcome, CopyState, EventAction, EventCopy, EventRef};
+use ezq_core::engine::{
+    ActOutcome, CopyState, EventAction, EventCopy, EventRef, EventState, Selection,
+};
 use ezq_core::message::{MessageId, QueueName};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::admin::copies::copy;
-use crate::admin::dead_letters;
+use crate::admin::{dead_letters, selection};
 use crate::message::receipts;
 use crate::sql;
 
@@ -35,15 +37,23 @@ pub(crate) async fn run(
         meant.map(|event| event.id().clone()).collect()
     };
 
-    let letters = dead(&mut *connection, queue, action, &ids(true)).await?;
-    let waiting = ids(false);
+    // A role may have the rights for one kind of events only.
+    let letters = match ids(true) {
+        none if none.is_empty() => Vec::new(),
+        ids => dead(&mut *connection, queue, action, &ids).await?,
+    };
     let table = sql::table(queue);
-    let found = look(&mut *connection, queue, &table, &waiting, Locked::WaitedFor).await?;
+    let found = match ids(false) {
+        none if none.is_empty() => Vec::new(),
+        ids => look(&mut *connection, queue, &table, &ids, Locked::WaitedFor).await?,
+    };
     let free = found
         .iter()
         .filter(|(_, copy, _)| !matches!(copy.state, CopyState::Leased { .. }));
     let free: Vec<MessageId> = free.map(|(id, ..)| id.clone()).collect();
-    live(connection, queue, action, &free).await?;
+    if !free.is_empty() {
+        live(connection, queue, action, &free).await?;
+    }
 
     let outcomes = events.iter().map(|event| match event {
         EventRef::Dead(id) if letters.iter().any(|letter| is_same(letter, id)) => ActOutcome::Done,
@@ -58,6 +68,21 @@ pub(crate) async fn run(
         _ => ActOutcome::Missing,
     });
     Ok(outcomes.collect())
+}
+
+/// Does what [`run`] and a step do, to no event: it fails as they would where the role lacks a right.
+pub(crate) async fn rehearse(
+    connection: &mut PgConnection,
+    action: &EventAction,
+    selection: &Selection,
+) -> Result<(), sqlx::Error> {
+    let queue = &selection.queue;
+    let table = selection::table(selection);
+    look(&mut *connection, queue, &table, &[], Locked::WaitedFor).await?;
+    match selection.state {
+        EventState::Dead => dead(connection, queue, action, &[]).await.map(drop),
+        _ => live(connection, queue, action, &[]).await,
+    }
 }
 
 /// Whether an id that was found is the one that was asked for, which may have no time.
@@ -78,10 +103,6 @@ pub(crate) async fn look(
     ids: &[MessageId],
     locked: Locked,
 ) -> Result<Vec<Found>, sqlx::Error> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-
     let is_meant = receipts::is_meant("q", "w.id", "w.at");
     let stored_at = sql::bounded("q.enqueued_at");
     let due = sql::bounded("q.vt");
@@ -128,9 +149,6 @@ pub(crate) async fn live(
     action: &EventAction,
     ids: &[MessageId],
 ) -> Result<(), sqlx::Error> {
-    if ids.is_empty() {
-        return Ok(());
-    }
     let statement = match action {
         EventAction::RetryNow => retry_now(queue),
         EventAction::Move { to } => move_to(queue, to),
@@ -194,9 +212,6 @@ pub(crate) async fn dead(
     action: &EventAction,
     ids: &[MessageId],
 ) -> Result<Vec<MessageId>, sqlx::Error> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
     match action {
         EventAction::Redrive => dead_letters::redrive(connection, queue, queue, ids).await,
         EventAction::Move { to } => dead_letters::redrive(connection, queue, to, ids).await,

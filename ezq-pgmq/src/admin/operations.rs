@@ -94,6 +94,9 @@ async fn begin(
         total,
         ..
     } = operation;
+    // One that could take no step is not stored.
+    acting::rehearse(&mut *connection, action, selection).await?;
+
     let statement = "
         INSERT INTO ezq.operations
           (id, action, queue, target, state, filter, last_id, total, by, reason)
@@ -236,7 +239,7 @@ async fn act(
     } = operation;
     let Selection { queue, state, .. } = selection;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    if pace == Pace::PassedOver {
+    if found.is_empty() || pace == Pace::PassedOver {
         let failed = count(found.len());
         return Ok(Counts {
             failed,

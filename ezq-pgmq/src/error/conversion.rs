@@ -12,6 +12,7 @@ use super::codes::{code, is_data, is_login, is_untranslatable};
 use super::missing;
 use super::timeouts::{is_given_up, is_locked, locked_by};
 use crate::config::Place;
+use crate::sql;
 
 /// The error of a statement on a queue.
 pub(crate) fn on_queue(error: sqlx::Error, queue: &QueueName, place: &Place) -> Error {
@@ -37,10 +38,11 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
             place.role
         ),
         ErrorKind::Permission => format!(
-            "the role `{role}` lacks a right in the database `{}`: grant it (the statements that \
+            "the role `{role}` lacks a right in the database `{}`: {} (the statements that \
              `ezq::pgmq::setup_sql(&queues, Some(\"{role}\"))` prints, run by an administrator, grant \
              all that ezq needs), or connect as another",
             place.database,
+            grant(&error, place),
             role = place.role.escape_debug()
         ),
         ErrorKind::DatabaseMissing => format!(
@@ -92,6 +94,19 @@ pub(crate) fn of(error: sqlx::Error, place: &Place) -> Error {
     };
 
     Error::new(kind, text).with_source(error)
+}
+
+/// What to do where the role lacks a right: the statement, if the server names something of PGMQ.
+fn grant(error: &sqlx::Error, place: &Place) -> String {
+    let Some(name) = missing::denied_of_pgmq(error) else {
+        return "grant it".to_owned();
+    };
+    let right = match name.ends_with("_msg_id_seq") {
+        true => "usage on sequence",
+        false => "select, insert, update, delete on",
+    };
+    let role = sql::identifier(&place.role);
+    format!("run `grant {right} {} to {role}`", sql::in_pgmq(name))
 }
 
 /// The error when the server does not answer in time.

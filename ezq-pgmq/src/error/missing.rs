@@ -49,6 +49,12 @@ pub(crate) fn is_denied(failure: &sqlx::Error, table: &str) -> bool {
     is_permission(failure) && names(message(failure)).any(|name| name == table)
 }
 
+/// The table of a queue, an archive, or the sequence of their ids, on which the role lacks a right.
+pub(crate) fn denied_of_pgmq(failure: &sqlx::Error) -> Option<&str> {
+    let mut names = names(message(failure));
+    names.find(|name| is_permission(failure) && (name.starts_with("q_") || name.starts_with("a_")))
+}
+
 /// The words of a message, split at characters that no name can contain.
 fn names(message: &str) -> impl Iterator<Item = &str> {
     message.split(|c: char| !(c.is_alphanumeric() || "_-.:/@".contains(c)))

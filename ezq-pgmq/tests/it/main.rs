@@ -68,6 +68,8 @@ mod names;
 #[cfg(feature = "embedded")]
 mod oldest_pgmq;
 #[cfg(feature = "embedded")]
+mod operations;
+#[cfg(feature = "embedded")]
 mod pausing;
 #[cfg(feature = "embedded")]
 mod plans;
