@@ -5,18 +5,23 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq::admin::{Health, QueueSubscription, ScheduleStatus};
+use ezq::admin::{Health, Operation, QueueSubscription, ScheduleStatus};
 use ezq::pgmq::{CapturedTable, ReplayProgress};
 use ezq::{Ezq, Result};
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
 use crate::access::Access;
+use crate::driver::Driver;
 use crate::failure::{Failure, LIMIT};
 use crate::payload::Payloads;
-use crate::runs::Runs;
 use crate::sample::{Sample, Trails};
 use crate::watched::Watched;
+
+/// How often the progress of operations is read while somebody looks, at least.
+const PROGRESS: Duration = Duration::from_secs(2);
+/// How many operations are listed.
+const OPERATIONS: usize = 100;
 
 /// What all handlers share. Clones are the same one.
 #[derive(Clone)]
@@ -26,13 +31,14 @@ pub(crate) struct Shared {
     pub(crate) ezq: Ezq,
     pub(crate) access: Access,
     pub(crate) payloads: Payloads,
-    pub(crate) runs: Runs,
+    pub(crate) driver: Arc<Driver>,
     pub(crate) sample: Watched<Sample>,
     pub(crate) schedules: Watched<Vec<ScheduleStatus>>,
     pub(crate) subscriptions: Watched<Vec<QueueSubscription>>,
     pub(crate) captures: Watched<Vec<CapturedTable>>,
     pub(crate) replays: Watched<Vec<ReplayProgress>>,
     pub(crate) health: Watched<Health>,
+    pub(crate) operations: Watched<Vec<Operation>>,
 }
 
 impl Deref for Board {
@@ -66,12 +72,25 @@ impl Board {
             ),
             replays: watched(&ezq, every, |ezq| async move { ezq.replays().list().await }),
             health: watched(&ezq, every, |ezq| async move { Ok(ezq.health().await) }),
+            operations: watched(&ezq, every.min(PROGRESS), |ezq| async move {
+                ezq.operations().list(OPERATIONS).await
+            }),
             ezq,
             access,
             payloads,
-            runs: Runs::default(),
+            driver: Arc::default(),
         };
         Self(Arc::new(shared))
+    }
+
+    /// Takes the steps of an operation in this process. `by` is who wants one to go on that was stopped.
+    pub(crate) fn drive(&self, id: String, by: String) {
+        let board = self.clone();
+        self.driver.drive(self.ezq.clone(), id, by, move || {
+            board.operations.change();
+            board.sample.change();
+        });
+        self.operations.change();
     }
 
     /// The answer to one question of a page, or the failure that says there is none in time.

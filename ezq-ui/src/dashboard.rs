@@ -18,8 +18,8 @@ use crate::guard::guard;
 use crate::hosts::{Hosts, check_host};
 use crate::payload::{Payload, Payloads};
 use crate::screens::{
-    captures, catalogue, consumers, dead_letters, errors, health, message, messages, overview,
-    queue, queues, replays, schedules, subscriptions,
+    bulk, captures, catalogue, consumers, dead_letters, errors, health, message, messages,
+    operations, overview, queue, queues, replays, schedules, subscriptions,
 };
 
 /// How often the figures are read while somebody looks, unless told otherwise.
@@ -143,8 +143,8 @@ impl Dashboard {
                 post(dead_letters::selected),
             )
             .route(
-                "/queues/{queue}/dead/all/{action}",
-                get(dead_letters::preview).post(dead_letters::all),
+                "/queues/{queue}/all/{state}/{action}",
+                get(bulk::preview).post(bulk::start),
             )
             .route("/dead", get(dead_letters::overview))
             .route("/schedules", get(schedules::show))
@@ -154,6 +154,9 @@ impl Dashboard {
             .route("/catalogue", get(catalogue::show))
             .route("/replays", get(replays::show))
             .route("/captures", get(captures::show))
+            .route("/operations", get(operations::list))
+            .route("/operations/{id}", get(operations::show))
+            .route("/operations/{id}/{action}", post(operations::act))
             .route("/health", get(health::show))
             .route("/assets/{name}", get(asset))
             .fallback(nothing);

@@ -7,6 +7,8 @@ use axum::response::{IntoResponse, Response};
 use ezq::ErrorKind;
 use ezq::error::error_chain;
 
+use crate::text::counted;
+
 /// After so long a question to the database is given up.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
@@ -39,6 +41,15 @@ impl Failure {
 
     pub(crate) fn wrong(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// The same, for an action that was done to some before it failed.
+    pub(crate) fn after(mut self, count: usize, noun: &str) -> Self {
+        if count > 0 {
+            let done = counted(u64::try_from(count).unwrap_or(u64::MAX), noun);
+            self.text = format!("It was done to {done}. Then: {}", self.text);
+        }
+        self
     }
 
     /// The database did not answer in time.

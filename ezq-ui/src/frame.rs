@@ -17,7 +17,7 @@ use crate::text;
 use crate::watched::Reading;
 
 /// The screens: the path of each, and its name.
-const SCREENS: [(&str, &str); 10] = [
+const SCREENS: [(&str, &str); 11] = [
     ("/", "Overview"),
     ("/queues", "Queues"),
     ("/dead", "Dead letters"),
@@ -27,6 +27,7 @@ const SCREENS: [(&str, &str); 10] = [
     ("/catalogue", "Catalogue"),
     ("/replays", "Replays"),
     ("/captures", "Captures"),
+    ("/operations", "Operations"),
     ("/health", "Health"),
 ];
 

@@ -12,12 +12,14 @@
 //! | what stands around every page | `frame.rs`, `failure.rs`, `notes.rs`, `assets.rs` |
 //! | how payloads are shown | `payload.rs` |
 //! | the screens | `screens/`, and `templates/` beside the sources |
-//! | actions on many dead letters | `runs.rs` |
+//! | who takes the steps of operations | `driver.rs` |
+//! | what can be done to all events that match | `verb.rs`, `screens/bulk.rs` |
 
 mod access;
 mod assets;
 mod board;
 mod dashboard;
+mod driver;
 mod failure;
 mod frame;
 mod guard;
@@ -25,12 +27,12 @@ mod hosts;
 mod notes;
 mod payload;
 mod rights;
-mod runs;
 mod sample;
 mod screens;
 mod server;
 mod spark;
 mod text;
+mod verb;
 mod watched;
 
 pub use access::{Access, Grant};

@@ -20,12 +20,14 @@ pub(crate) enum Done {
     Redriven,
     Discarded,
     Begun,
+    Stopped,
+    GoesOn,
     Fired,
     Subscribed,
     Unsubscribed,
 }
 
-const WORDS: [(Done, &str); 12] = [
+const WORDS: [(Done, &str); 14] = [
     (Done::Paused, "paused"),
     (Done::WasPaused, "was-paused"),
     (Done::Resumed, "resumed"),
@@ -35,6 +37,8 @@ const WORDS: [(Done, &str); 12] = [
     (Done::Redriven, "redriven"),
     (Done::Discarded, "discarded"),
     (Done::Begun, "begun"),
+    (Done::Stopped, "stopped"),
+    (Done::GoesOn, "goes-on"),
     (Done::Fired, "fired"),
     (Done::Subscribed, "subscribed"),
     (Done::Unsubscribed, "unsubscribed"),
@@ -60,6 +64,10 @@ impl Done {
             Self::Redriven => format!("{} redriven.", counted(count, "dead letter")),
             Self::Discarded => format!("{} discarded.", counted(count, "dead letter")),
             Self::Begun => "Begun. The progress is shown below.".to_owned(),
+            Self::Stopped => {
+                "It stops after its present step. What was done stays done.".to_owned()
+            }
+            Self::GoesOn => "It goes on. The progress is shown below.".to_owned(),
             Self::Fired => "The event of the schedule is published.".to_owned(),
             Self::Subscribed => "Subscribed.".to_owned(),
             Self::Unsubscribed => format!("{} removed.", number(count)),

@@ -8,6 +8,7 @@ use ezq::admin::ErrorGroup;
 use crate::board::Board;
 use crate::failure::Failure;
 use crate::frame::{Frame, render};
+use crate::screens::filter::FilterQuery;
 use crate::screens::queues;
 use crate::text;
 
@@ -30,8 +31,12 @@ struct ErrorRow {
     error: String,
     dead: String,
     dead_href: String,
+    /// Empty if there is nothing to redrive.
+    redrive_href: String,
     retrying: String,
     retrying_href: String,
+    /// Empty if there is nothing to try.
+    retry_href: String,
     first: String,
     last: String,
 }
@@ -63,17 +68,23 @@ impl ErrorRow {
     fn of(path: &str, group: &ErrorGroup) -> Self {
         let handler = group.key.handler.as_ref();
         let handler = handler.map_or("", |name| name.as_str());
-        // What stands in each of these errors. It may stand in others as well.
-        let conditions = [("handler", handler), ("error", group.key.longest_part())];
-        let retrying = [&[("state", "retrying")][..], &conditions].concat();
+        let query = FilterQuery::of_group(group);
 
         Self {
             handler: handler.to_owned(),
             error: group.key.error.clone(),
             dead: text::number(group.dead),
-            dead_href: text::address(&format!("{path}/dead"), &conditions),
+            dead_href: query.conditions_at(&format!("{path}/dead")),
+            redrive_href: match group.dead {
+                0 => String::new(),
+                _ => query.conditions_at(&format!("{path}/all/dead/redrive")),
+            },
+            retry_href: match group.retrying {
+                0 => String::new(),
+                _ => query.conditions_at(&format!("{path}/all/retrying/retry")),
+            },
             retrying: text::number(group.retrying),
-            retrying_href: text::address(&format!("{path}/messages"), &retrying),
+            retrying_href: query.in_state(&format!("{path}/messages"), "retrying"),
             first: text::time(group.first_at),
             last: text::time(group.last_at),
         }

@@ -1,7 +1,7 @@
 //! The filter of a list of events, as it stands in the address of a page.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use ezq::admin::EventFilter;
+use ezq::admin::{ErrorGroup, EventFilter, FailureKey};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -17,6 +17,8 @@ pub(crate) struct FilterQuery {
     pub(crate) key: String,
     pub(crate) handler: String,
     pub(crate) error: String,
+    /// The events of one group of errors: its key, as JSON.
+    pub(crate) failure: String,
     pub(crate) since: String,
     pub(crate) until: String,
     pub(crate) after: String,
@@ -32,15 +34,31 @@ pub(crate) struct Chip {
 
 impl FilterQuery {
     /// The conditions, with their names in an address.
-    pub(crate) fn conditions(&self) -> [(&'static str, &str); 6] {
+    pub(crate) fn conditions(&self) -> [(&'static str, &str); 7] {
         [
             ("type", &self.event_type),
             ("key", &self.key),
             ("handler", &self.handler),
             ("error", &self.error),
+            ("failure", &self.failure),
             ("since", &self.since),
             ("until", &self.until),
         ]
+    }
+
+    /// The events of a group of errors.
+    pub(crate) fn of_group(group: &ErrorGroup) -> Self {
+        // A key is plain data: writing it as JSON cannot fail.
+        let failure = serde_json::to_string(&group.key).unwrap_or_default();
+        Self {
+            failure,
+            ..Self::default()
+        }
+    }
+
+    /// An address with these conditions, whose path says the state.
+    pub(crate) fn conditions_at(&self, path: &str) -> String {
+        text::address(path, &self.conditions())
     }
 
     /// The address of the first page with these conditions.
@@ -73,44 +91,29 @@ impl FilterQuery {
             query.extend(given.iter().filter(|(other, _)| other != name));
             chips.push(Chip {
                 name,
-                value: (*value).to_owned(),
+                value: match *name {
+                    "failure" => {
+                        key(value).map_or_else(|_| (*value).to_owned(), |key| key.to_string())
+                    }
+                    _ => (*value).to_owned(),
+                },
                 href: text::address(path, &query),
             });
         }
         chips
     }
 
-    /// The same conditions with exact times, met by nothing that was stored at `now` or later. What comes
-    /// while somebody looks at a preview is not of it.
-    pub(crate) fn fixed(&self, now: DateTime<Utc>) -> Result<Self, Failure> {
-        let exact = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let since = match self.since.is_empty() {
-            true => String::new(),
-            false => exact(moment(&self.since)?),
+    /// The same conditions with exact times: what is said to be ago moves on while somebody looks.
+    pub(crate) fn fixed(&self) -> Result<Self, Failure> {
+        let exact = |text: &String| match text.is_empty() {
+            true => Ok(String::new()),
+            false => moment(text).map(exact),
         };
-        let until = match self.until.is_empty() {
-            true => now,
-            false => moment(&self.until)?.min(now),
-        };
-
         Ok(Self {
-            since,
-            until: exact(until),
+            since: exact(&self.since)?,
+            until: exact(&self.until)?,
             ..self.clone()
         })
-    }
-
-    /// The conditions for people: `type order.paid, handler mail`.
-    pub(crate) fn says(&self) -> String {
-        let conditions = self.conditions();
-        let given = conditions.iter().filter(|(_, value)| !value.is_empty());
-        let texts: Vec<String> = given
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        match texts.is_empty() {
-            true => "all".to_owned(),
-            false => texts.join(", "),
-        }
     }
 
     pub(crate) fn filter(&self) -> Result<EventFilter, Failure> {
@@ -127,6 +130,9 @@ impl FilterQuery {
         if !self.error.is_empty() {
             filter = filter.error(&self.error);
         }
+        if !self.failure.is_empty() {
+            filter = filter.failure(key(&self.failure)?);
+        }
         if !self.since.is_empty() {
             filter = filter.stored_after(moment(&self.since)?);
         }
@@ -135,6 +141,39 @@ impl FilterQuery {
         }
         Ok(filter)
     }
+}
+
+/// A filter for people: `type order.paid, handler mail`.
+pub(crate) fn says(filter: &EventFilter) -> String {
+    let conditions = [
+        ("type", filter.event_type.clone()),
+        ("key", filter.key.clone()),
+        ("handler", filter.handler.as_ref().map(ToString::to_string)),
+        ("error", filter.error.clone()),
+        ("failure", filter.failure.as_ref().map(ToString::to_string)),
+        ("since", filter.stored_after.map(exact)),
+        ("until", filter.stored_before.map(exact)),
+    ];
+    let given = conditions
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+    let texts: Vec<String> = given.collect();
+    match texts.is_empty() {
+        true => "all".to_owned(),
+        false => text::visible(&texts.join(", ")).into_owned(),
+    }
+}
+
+/// A time as it stands in an address.
+fn exact(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// The key of a group of errors, as an address has it.
+fn key(text: &str) -> Result<FailureKey, Failure> {
+    serde_json::from_str(text).map_err(|_| {
+        Failure::wrong("The address names no group of errors. Follow a link of the page of errors.")
+    })
 }
 
 /// A time: an exact one, or how long ago, as `15m`.
@@ -182,7 +221,26 @@ mod tests {
         let chips = query.chips("/m");
         assert_eq!(chips[0].href, "/m?state=dead&error=%25%3C%27%3E");
         assert_eq!(chips[1].href, "/m?state=dead&type=a%26b");
-        assert_eq!(query.says(), "type a&b, error %<'>");
+        let said = says(&query.filter().unwrap());
+        assert_eq!(said, "type a&b, error %<'>");
+    }
+
+    #[test]
+    fn a_group_of_errors_stands_in_an_address() {
+        let key = FailureKey::new(Some("mail".into()), "no 'user' 17 & more");
+        let query = FilterQuery {
+            failure: serde_json::to_string(&key).unwrap(),
+            ..FilterQuery::default()
+        };
+        let filter = query.filter().unwrap();
+        assert_eq!(filter.failure.as_ref(), Some(&key));
+        assert_eq!(says(&filter), "failure mail: no # # & more");
+        assert_eq!(query.chips("/m")[0].value, "mail: no # # & more");
+        let wrong = FilterQuery {
+            failure: "{}".to_owned(),
+            ..FilterQuery::default()
+        };
+        assert!(wrong.filter().is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::board::Board;
 use crate::failure::Failure;
 use crate::frame::{Frame, render};
 use crate::screens::filter::{Chip, FilterQuery};
+use crate::screens::links::{BulkLink, links};
 use crate::screens::queues;
 use crate::text;
 
@@ -36,6 +37,7 @@ struct Page {
     states: Vec<StateTab>,
     chips: Vec<Chip>,
     rows: Vec<MessageRow>,
+    bulk: Vec<BulkLink>,
     next: Option<String>,
     is_first: bool,
 }
@@ -86,6 +88,16 @@ impl MessageRow {
             when: when(&event.state),
             error: error(event).map_or_else(String::new, |error| text::shortened(error, 160)),
             letter,
+        }
+    }
+}
+
+impl MessageRow {
+    /// The id by which it is known where it is.
+    pub(crate) fn name(&self) -> &str {
+        match self.letter.as_str() {
+            "" => &self.id,
+            letter => letter,
         }
     }
 }
@@ -172,6 +184,7 @@ pub(crate) async fn show(
         rows: rows
             .map(|event| MessageRow::of(&queue_path, event))
             .collect(),
+        bulk: links(&queue_path, state, &query),
         next: found.next.map(|next| query.next(&path, next.as_str())),
         is_first: query.after.is_empty(),
         queue_href: queue_path,

@@ -7,12 +7,16 @@ use ezq_ui::{Access, Grant};
 
 use crate::stage::{application, bury, dead, get, mounted, operators, post, send};
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 16] = [
     "/ops",
     "/ops/queues",
     "/ops/queues/orders",
     "/ops/queues/orders/messages",
     "/ops/queues/orders/dead",
+    "/ops/queues/orders/errors",
+    "/ops/queues/orders/all/dead/redrive",
+    "/ops/queues/orders/all/ready/move",
+    "/ops/operations",
     "/ops/schedules",
     "/ops/consumers",
     "/ops/subscriptions",
@@ -22,14 +26,17 @@ const PAGES: [&str; 12] = [
     "/ops/health",
 ];
 
-const ACTIONS: [(&str, &str); 9] = [
+const ACTIONS: [(&str, &str); 12] = [
     ("/ops/queues/orders/pause", "reason=x"),
     ("/ops/queues/orders/resume", ""),
     ("/ops/queues/orders/events/x/retry", "id=1"),
     ("/ops/queues/orders/dead/selected/redrive", "id=1"),
     ("/ops/queues/orders/dead/selected/discard", "id=1"),
-    ("/ops/queues/orders/dead/all/redrive", ""),
-    ("/ops/queues/orders/dead/all/discard", ""),
+    ("/ops/queues/orders/all/dead/redrive", "last=99"),
+    ("/ops/queues/orders/all/dead/discard", "last=99"),
+    ("/ops/queues/orders/all/ready/move", "last=99&to=mails"),
+    ("/ops/operations/x/stop", ""),
+    ("/ops/operations/x/resume", ""),
     ("/ops/schedules/sweep/pause", ""),
     ("/ops/schedules/sweep/run", ""),
 ];
@@ -90,7 +97,7 @@ async fn a_write_that_another_site_sends_does_nothing(database: TestDatabase) {
     bury(&database, 1, "{}").await;
     let ezq = application(&database).await;
     let router = mounted(&ezq, operators());
-    let path = "/ops/queues/orders/dead/all/discard";
+    let path = "/ops/queues/orders/all/dead/discard?last=99";
     for (name, value) in [
         ("sec-fetch-site", "cross-site"),
         ("sec-fetch-site", "same-site"),

@@ -4,6 +4,7 @@
 mod access;
 mod browser;
 mod counting;
+mod operations;
 mod outages;
 mod pages;
 mod server;
