@@ -18,6 +18,12 @@ pub(crate) enum ScheduleVerb {
     /// List all schedules
     List,
 
+    /// Publish what a schedule publishes, once and now, also while it is paused. Its ticks stay as they are
+    Run {
+        /// Its name
+        name: String,
+    },
+
     /// Pause a schedule in every process: its ticks pass unused
     Pause {
         /// Its name
@@ -34,6 +40,7 @@ pub(crate) enum ScheduleVerb {
 pub(crate) async fn run(session: &Session, verb: ScheduleVerb) -> Result<(), Failure> {
     match verb {
         ScheduleVerb::List => list(session).await,
+        ScheduleVerb::Run { name } => run_now(session, &name).await,
         ScheduleVerb::Pause { name } => set_paused(session, &name, true).await,
         ScheduleVerb::Resume { name } => set_paused(session, &name, false).await,
     }
@@ -52,16 +59,54 @@ async fn all(ezq: &Ezq) -> Result<Vec<ScheduleStatus>, Failure> {
     Ok(ezq.schedules()?.list().await?)
 }
 
+/// A schedule that exists. It is looked up first: the library knows no name that is nearly right.
+async fn find(ezq: &Ezq, name: &str) -> Result<ScheduleStatus, Failure> {
+    let mut found = all(ezq).await?;
+    if let Some(at) = found.iter().position(|schedule| schedule.name == name) {
+        return Ok(found.swap_remove(at));
+    }
+    let known = found.iter().map(|schedule| schedule.name.as_str());
+    let text = names::missing("schedule", name, known, "there is no");
+    Err(Failure::not_found(text))
+}
+
+async fn run_now(session: &Session, name: &str) -> Result<(), Failure> {
+    let ezq = session.connect(Access::Change).await?;
+    let schedule = find(&ezq, name).await?;
+    if session.global.dry_run {
+        ezq.close().await;
+        let answer = json!({
+            "schedule": name, "queue": null, "event_id": null, "event_type": null, "id": null, "dry_run": true,
+        });
+        let text = match schedule.can_run {
+            true => format!("would publish the event of the schedule `{name}`"),
+            false => {
+                format!("could not publish the event of the schedule `{name}`, which is not stored")
+            }
+        };
+        return session.output.done(&answer, text);
+    }
+
+    let published = ezq.schedules()?.run_now(name).await?;
+    ezq.close().await;
+    let queue = &published.queue;
+    let answer = json!({
+        "schedule": name, "queue": queue.as_str(), "event_id": published.event_id,
+        "event_type": published.event_type, "id": published.id.to_string(), "dry_run": false,
+    });
+    let paused = match schedule.is_paused {
+        true => ", which stays paused",
+        false => "",
+    };
+    let text =
+        format!("published the event of the schedule `{name}`{paused}, in the queue `{queue}`");
+    session.output.done(&answer, text)?;
+    session.output.data(&published.event_id)
+}
+
 async fn set_paused(session: &Session, name: &str, pause: bool) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
-    // Looked up first: the library knows no name that is nearly right.
-    let found = all(&ezq).await?;
-    let Some(schedule) = found.iter().find(|schedule| schedule.name == name) else {
-        let known = found.iter().map(|schedule| schedule.name.as_str());
-        let text = names::missing("schedule", name, known, "there is no");
-        return Err(Failure::not_found(text));
-    };
-
+    let schedule = find(&ezq, name).await?;
     let dry_run = session.global.dry_run;
     let is_changed = schedule.is_paused != pause;
     match (is_changed && !dry_run, pause) {

@@ -287,11 +287,30 @@ async fn schedules_are_changed_from_another_process() {
     scene.until_ticks(count + 1).await;
     child.stop().await;
 
-    // Its own, which nobody has fired yet; another's event is not known here.
+    // Its own, which nobody has fired yet, and another's, whose tick is that of now.
     let published = schedules.run_now("Erinnerung \"A\"").await.unwrap();
     assert_eq!(published.queue.as_str(), "reminders");
+    let before = schedules.list().await.unwrap().remove(1);
+    let published = schedules.run_now("chain").await.unwrap();
+    let after = schedules.list().await.unwrap().remove(1);
     assert_eq!(
-        schedules.run_now("chain").await.unwrap_err().kind(),
+        (after.next_at, after.last_tick),
+        (before.next_at, before.last_tick)
+    );
+    let tick = format!(
+        "SELECT message->'data' FROM pgmq.q_{} WHERE message->>'id' = '{}'",
+        published.queue, published.event_id
+    );
+    let tick: serde_json::Value = scalar(&mut scene.own, &tick).await;
+    let tick: Tick = serde_json::from_value(tick).unwrap();
+    assert_eq!(tick.schedule, "chain");
+    assert_eq!(tick.previous, before.last_tick);
+    assert!(
+        before.last_tick.is_some_and(|last| tick.due > last),
+        "{tick:?}"
+    );
+    assert_eq!(
+        schedules.run_now("chian").await.unwrap_err().kind(),
         ErrorKind::ScheduleMissing
     );
 

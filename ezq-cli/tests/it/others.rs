@@ -65,6 +65,58 @@ async fn schedules_are_listed_paused_and_resumed(database: TestDatabase) {
 }
 
 #[ezq::test]
+async fn a_schedule_is_run_without_the_code_of_its_application(database: TestDatabase) {
+    let url = database.url();
+    ezq(&url, &["schedule", "run", "x"]).fails(3, "there is no schedule `x`");
+
+    let builder = database.builder().without_discovered_handlers().app("shop");
+    let hourly = Schedule::every(Duration::from_secs(3_600));
+    let app = builder
+        .schedule("<it's 100 %>", hourly, &ReportDue {})
+        .connect()
+        .await
+        .unwrap();
+    app.schedules()
+        .unwrap()
+        .pause("<it's 100 %>")
+        .await
+        .unwrap();
+    let listed = || {
+        ezq(&url, &["schedule", "list", "--json"])
+            .objects()
+            .remove(0)
+    };
+    let before = listed();
+
+    let run = ["schedule", "run", "<it's 100 %>"];
+    let dry = [&run[..], &["-n"]].concat();
+    let would = "would publish the event of the schedule `<it's 100 %>`\n";
+    ezq(&url, &dry).is(0, "", would);
+    ezq(&url, &["schedule", "run", "<its 100 %>"]).fails(3, "is it `<it's 100 %>`?");
+    ezq(&url, &run).is(
+        0,
+        "<uuid>\n",
+        "published the event of the schedule `<it's 100 %>`, which stays paused, in the queue \
+         `reports`\n",
+    );
+    let again = &ezq(&url, &[&run[..], &["--json"]].concat()).objects()[0];
+    assert_eq!(
+        (&again["queue"], &again["event_type"], &again["id"]),
+        (&json!("reports"), &json!("report.due"), &json!("2"))
+    );
+
+    let events = ezq(&url, &["event", "list", "reports", "--json"]).objects();
+    let ids = [&events[0]["body"]["id"], &events[1]["body"]["id"]];
+    assert!(events.len() == 2 && ids[0] != ids[1], "{events:?}");
+    assert_eq!(ids[1], &again["event_id"]);
+    let after = listed();
+    for member in ["next_at", "last_tick", "is_paused"] {
+        assert_eq!(after[member], before[member], "{member}");
+    }
+    assert_ne!(after["fired_at"], before["fired_at"]);
+}
+
+#[ezq::test]
 async fn changes_of_the_schema_are_listed_and_applied_at_once(database: TestDatabase) {
     let url = database.url();
     let applied = || {

@@ -20,6 +20,7 @@ cases![
     a_paused_schedule_does_not_tick,
     a_schedule_is_changed_only_by_who_knows_its_definition,
     a_schedule_fires_by_hand_and_stays_as_it_is,
+    what_a_schedule_publishes_goes_with_its_definition,
     a_process_that_has_the_definition_is_seen,
     a_removed_schedule_does_not_fire,
 ];
@@ -339,6 +340,57 @@ async fn a_schedule_fires_by_hand_and_stays_as_it_is(stage: &Stage<'_>) -> CaseR
         "an unknown schedule"
     );
 
+    scheduled.end().await
+}
+
+async fn what_a_schedule_publishes_goes_with_its_definition(stage: &Stage<'_>) -> CaseResult {
+    let scheduled = Scheduled::new(stage).await?;
+    let row = scheduled.row().await?;
+    check!(!row.has_event, "it has an event that nobody stored");
+    let store = scheduled.store;
+    let name = &*scheduled.name;
+    check_eq!(store.stored_event(name).await?, None, "what nobody stored");
+
+    // Quotes, an escape of JSON and letters beyond ASCII come back as they were.
+    let event = r#"{"body": "it's \"ü\" \u0041 \u{1f980}"}"#;
+    store.store_event(name, DEFINITION, Some(event)).await?;
+    store.store_event(name, "another", Some("wrong")).await?;
+    check_eq!(
+        store.stored_event(name).await?.as_deref(),
+        Some(event),
+        "what was stored"
+    );
+
+    let stored = scheduled.row().await?;
+    check!(stored.has_event, "its row does not say that it is stored");
+    check_eq!(
+        (stored.next_at, stored.fired_at),
+        (row.next_at, None),
+        "its ticks"
+    );
+
+    let is_replaced = scheduled
+        .register("another", row.next_at, Some(DEFINITION))
+        .await?;
+    check!(is_replaced, "it was not changed");
+    check_eq!(
+        store.stored_event(name).await?,
+        None,
+        "the event of an old definition"
+    );
+    check!(
+        !scheduled.row().await?.has_event,
+        "its row still says that it is stored"
+    );
+
+    store.store_event(name, "another", Some(event)).await?;
+    store.store_event(name, "another", None).await?;
+    check_eq!(store.stored_event(name).await?, None, "what was taken back");
+    check_eq!(
+        store.stored_event("no such schedule").await?,
+        None,
+        "of an unknown schedule"
+    );
     scheduled.end().await
 }
 

@@ -337,6 +337,10 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
         Fault::ChangesWhatever,
         &["a_schedule_is_changed_only_by_who_knows_its_definition"],
     ),
+    (
+        Fault::StoresEventsWhatever,
+        &["what_a_schedule_publishes_goes_with_its_definition"],
+    ),
     (Fault::PausesNothing, &["a_paused_schedule_does_not_tick"]),
     (
         Fault::RemovesNoSchedule,

@@ -24,6 +24,20 @@ impl ScheduleStore for Broken {
         self.inner.register(new, instead_of).await
     }
 
+    async fn store_event(&self, name: &str, definition: &str, event: Option<&str>) -> Result<()> {
+        if self.is(Fault::StoresEventsWhatever) {
+            let rows = self.inner.look(&[]).await?.rows;
+            let found = rows.iter().find(|row| row.name == name);
+            let definition = found.map_or(definition, |row| &*row.definition);
+            return self.inner.store_event(name, definition, event).await;
+        }
+        self.inner.store_event(name, definition, event).await
+    }
+
+    async fn stored_event(&self, name: &str) -> Result<Option<String>> {
+        self.inner.stored_event(name).await
+    }
+
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         let Firing {
             name,

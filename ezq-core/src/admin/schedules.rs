@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 
 use crate::engine::{Fired, Firing, ScheduleRow, ScheduleStore};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::tick::Tick;
+use crate::publish::prepared::Prepared;
 use crate::publish::published::Published;
 use crate::publish::publisher::Publisher;
-use crate::schedule::Planned;
+use crate::schedule::{Planned, StoredEvent};
 use crate::shared::Shared;
 
 /// The schedules that an application's engine keeps, including those of other applications. Get it by
@@ -59,6 +61,9 @@ pub struct ScheduleStatus {
     pub is_paused: bool,
     /// Whether this application's code has it.
     pub is_known: bool,
+    /// Whether [`run_now`](Schedules::run_now) can fire it from here: it is in this application's code, or
+    /// its own application has stored its event.
+    pub can_run: bool,
 }
 
 impl<'a> Schedules<'a> {
@@ -84,6 +89,7 @@ impl<'a> Schedules<'a> {
             next_at: row.paused_at.is_none().then_some(row.next_at),
             is_paused: row.paused_at.is_some(),
             is_known: self.is_known(&row),
+            can_run: row.has_event || self.inner.schedules.find(&row.name).is_some(),
             name: row.name,
             application: row.application,
             definition: row.definition,
@@ -131,25 +137,24 @@ impl<'a> Schedules<'a> {
         Ok(())
     }
 
-    /// Publishes the event of a schedule now, also while it is paused. Its ticks stay as they are. This
-    /// application must have the schedule in its code, because only the code knows the event.
+    /// Publishes the event of a schedule once, now, also while it is paused. Its ticks stay as they are.
+    ///
+    /// For a schedule that is not in this application's code, the event is the one that its own
+    /// application stored when it began. Of an `#[on_schedule]` function, the tick is that of now.
     ///
     /// # Errors
-    /// As [`pause`](Self::pause), and as publishing an event.
+    /// As [`pause`](Self::pause), and as publishing an event. [`ErrorKind::Unsupported`] if another
+    /// application has the schedule and its event is not stored: an older ezq registered it, or a codec
+    /// writes it.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it open whether the event was published.
     pub async fn run_now(&self, name: &str) -> Result<Published> {
-        let planned = self.known(name)?;
-        let (row, now) = self.row(planned).await?;
-        // Firing by hand needs a row, and no consumer may have registered the schedule yet.
-        if row.is_none() {
-            self.inner.register(planned, None, now).await?;
-        }
+        let prepared = match self.inner.schedules.find(name) {
+            Some(planned) => self.own_message(planned).await?,
+            None => self.stored_message(name).await?,
+        };
 
-        let publisher = Publisher::new(Arc::clone(&self.inner.services));
-        let previous = row.and_then(|row| row.last_tick);
-        let prepared = planned.message(&publisher, now, previous)?;
         let queue = prepared.outgoing.queue.clone();
         let firing = Firing {
             name,
@@ -166,6 +171,35 @@ impl<'a> Schedules<'a> {
             }),
             Fired::Done(None) | Fired::NotDue => Err(missing(name)),
         }
+    }
+
+    /// The event of a schedule of this application.
+    async fn own_message(&self, planned: &Planned) -> Result<Prepared> {
+        let (row, now) = self.row(planned).await?;
+        // Firing by hand needs a row, and no consumer may have registered the schedule yet.
+        if row.is_none() {
+            self.inner.register(planned, None, now).await?;
+        }
+
+        let publisher = Publisher::new(Arc::clone(&self.inner.services));
+        let previous = row.and_then(|row| row.last_tick);
+        planned.message(&publisher, now, previous)
+    }
+
+    /// The event of a schedule of another application.
+    async fn stored_message(&self, name: &str) -> Result<Prepared> {
+        let kept = self.inner.look_at(&[]).await?;
+        let row = kept.rows.into_iter().find(|row| row.name == name);
+        let row = row.ok_or_else(|| missing(name))?;
+        let stored = self.store.stored_event(name).await?;
+        let stored = stored.ok_or_else(|| not_stored(&row))?;
+
+        let tick = Tick {
+            schedule: row.name,
+            due: kept.now,
+            previous: row.last_tick,
+        };
+        StoredEvent::read(&stored)?.message(&tick)
     }
 
     /// Removes a schedule, in every process at once. Returns whether there was one. If the code of a
@@ -228,6 +262,16 @@ impl std::fmt::Debug for Schedules<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Schedules").finish_non_exhaustive()
     }
+}
+
+fn not_stored(row: &ScheduleRow) -> Error {
+    let text = format!(
+        "what the schedule `{}` publishes is not stored: an older ezq registered it, or a codec writes it. \
+         Fire it from `{}`, whose code has it",
+        row.name.escape_debug(),
+        row.application.escape_debug()
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 fn missing(name: &str) -> Error {

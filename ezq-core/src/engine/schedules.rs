@@ -40,6 +40,20 @@ pub trait ScheduleStore: Send + Sync {
     /// As [`look`](Self::look).
     async fn register(&self, schedule: Registration<'_>, instead_of: Option<&str>) -> Result<bool>;
 
+    /// Stores what a schedule publishes, if the schedule has this definition; `None` stores that it is
+    /// not known. It is a text that only ezq reads, for processes that do not have the schedule in their
+    /// code. The event of a schedule that is replaced goes with its definition.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    async fn store_event(&self, name: &str, definition: &str, event: Option<&str>) -> Result<()>;
+
+    /// What a schedule publishes, if it is stored.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    async fn stored_event(&self, name: &str) -> Result<Option<String>>;
+
     /// Advances a schedule and publishes its event, both in one step or neither.
     ///
     /// The answer is [`Fired::NotDue`] if the tick was fired already, if the schedule is paused, gone
@@ -104,6 +118,8 @@ pub struct ScheduleRow {
     pub resumed_at: Option<DateTime<Utc>>,
     /// When a process with this definition was last seen.
     pub seen_at: DateTime<Utc>,
+    /// Whether what it publishes [is stored](ScheduleStore::store_event).
+    pub has_event: bool,
 }
 
 impl ScheduleRow {
@@ -120,6 +136,7 @@ impl ScheduleRow {
             paused_at: None,
             resumed_at: None,
             seen_at,
+            has_event: false,
         }
     }
 }

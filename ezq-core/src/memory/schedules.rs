@@ -51,9 +51,32 @@ impl ScheduleStore for MemoryEngine {
             paused_at: old.and_then(|row| row.paused_at),
             resumed_at: old.and_then(|row| row.resumed_at),
             seen_at: self.now(),
+            has_event: false,
         };
+        store.schedule_events.remove(new.name);
         store.schedules.insert(row.name.clone(), row);
         Ok(true)
+    }
+
+    async fn store_event(&self, name: &str, definition: &str, event: Option<&str>) -> Result<()> {
+        let mut store = self.store();
+        let row = store.schedules.get_mut(name);
+        let Some(row) = row.filter(|row| row.definition == definition) else {
+            return Ok(());
+        };
+
+        row.has_event = event.is_some();
+        match event {
+            Some(event) => store
+                .schedule_events
+                .insert(name.to_owned(), event.to_owned()),
+            None => store.schedule_events.remove(name),
+        };
+        Ok(())
+    }
+
+    async fn stored_event(&self, name: &str) -> Result<Option<String>> {
+        Ok(self.store().schedule_events.get(name).cloned())
     }
 
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
@@ -112,7 +135,9 @@ impl ScheduleStore for MemoryEngine {
     }
 
     async fn remove(&self, name: &str) -> Result<bool> {
-        Ok(self.store().schedules.remove(name).is_some())
+        let mut store = self.store();
+        store.schedule_events.remove(name);
+        Ok(store.schedules.remove(name).is_some())
     }
 }
 

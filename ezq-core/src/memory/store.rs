@@ -56,6 +56,8 @@ pub(super) struct Store {
     wakeups: HashMap<QueueName, watch::Sender<u64>>,
     published: Vec<Published>,
     pub(super) schedules: BTreeMap<String, ScheduleRow>,
+    /// What a schedule publishes, by its name.
+    pub(super) schedule_events: BTreeMap<String, String>,
     pub(super) subscriptions: Subscriptions,
     pub(super) pauses: PauseBoard,
     pub(super) cancellations: CancelBoard,
@@ -74,6 +76,7 @@ impl Store {
             wakeups: HashMap::new(),
             published: Vec::new(),
             schedules: BTreeMap::new(),
+            schedule_events: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             pauses: PauseBoard::default(),
             cancellations: CancelBoard::default(),

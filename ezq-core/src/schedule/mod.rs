@@ -18,16 +18,19 @@
 //! |---|---|
 //! | what a program can say about a schedule | this file |
 //! | a schedule checked when the application is built | `plan.rs` |
+//! | what a schedule publishes, for processes without its code | `stored.rs` |
 //! | the next and the newest tick | `when.rs` |
 //! | cron expressions where clocks are set forward or back | `zoned.rs` |
 
 mod plan;
+mod stored;
 mod when;
 mod zoned;
 
 use std::time::Duration;
 
 pub(crate) use plan::{Plan, Planned, Plans, Template};
+pub(crate) use stored::StoredEvent;
 
 /// When an event is published again and again, and what becomes of ticks for which no process was
 /// running.

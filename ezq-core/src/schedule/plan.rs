@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, Semaphore};
 
+use super::stored::StoredEvent;
 use super::when::When;
 use super::{Missed, Schedule};
 use crate::engine::{Outgoing, ScheduleRow, ScheduleStore};
@@ -50,6 +51,8 @@ pub(crate) struct Planned {
     target: String,
     pub(crate) queue: QueueName,
     pub(crate) event_type: String,
+    /// What it publishes, for processes that do not have it in their code; `None` if they cannot.
+    pub(crate) stored_event: Option<String>,
     /// Whether this process need not register the schedule: its definition is stored, or a newer one
     /// has replaced it.
     pub(crate) registered: AtomicBool,
@@ -168,6 +171,7 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
         target: String::new(),
         queue: publisher.services.default_queue.clone(),
         event_type: String::new(),
+        stored_event: None,
         registered: AtomicBool::new(false),
         options: PublishOptions {
             queue,
@@ -189,6 +193,7 @@ fn check(plan: Plan, publisher: &Publisher) -> Result<Planned> {
     planned.target = format!("`{}` to {queue}", sample.event_type);
     planned.queue = queue.clone();
     planned.event_type.clone_from(&sample.event_type);
+    planned.stored_event = StoredEvent::of(&sample, planned.is_tick());
     planned.definition = format!("{}, missed: {missed}, {}", planned.when, planned.target);
     Ok(planned)
 }

@@ -275,6 +275,10 @@ impl Shared {
             return Ok(Duration::ZERO);
         }
 
+        // Another version of the program may have stored another event.
+        if is_new_here {
+            self.store_event(planned).await;
+        }
         if row.paused_at.is_some() {
             return Ok(LOOK);
         }
@@ -308,9 +312,43 @@ impl Shared {
             next_at: planned.when.next(after, last.unwrap_or(after))?,
         };
         let instead_of = old.map(|row| &*row.definition);
-        self.schedule_store()?
+        let registered = self
+            .schedule_store()?
             .register(registration, instead_of)
-            .await
+            .await?;
+        if registered {
+            self.store_event(planned).await;
+        }
+        Ok(registered)
+    }
+
+    /// Stores what a schedule publishes, for processes that do not have it in their code.
+    async fn store_event(&self, planned: &Planned) {
+        let Planned {
+            name,
+            definition,
+            stored_event,
+            ..
+        } = planned;
+        let stored = match self.schedule_store() {
+            Ok(store) => {
+                store
+                    .store_event(name, definition, stored_event.as_deref())
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+
+        // Its ticks fire all the same: they do not need it.
+        if let Err(error) = stored {
+            let schedule = name;
+            warn!(
+                schedule,
+                error = error_chain(&error),
+                "what a schedule publishes cannot be stored: only a process of its application can \
+                 fire it by hand"
+            );
+        }
     }
 
     /// Fires the newest tick that is due, or leaves it out.

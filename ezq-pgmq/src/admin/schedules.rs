@@ -35,7 +35,7 @@ pub(crate) async fn look(
 
     let statement = format!(
         "{} SELECT base.now, s.name, s.application, s.definition, s.next_at, s.last_tick, s.fired_at,
-                s.paused_at, s.resumed_at, s.seen_at
+                s.paused_at, s.resumed_at, s.seen_at, s.event IS NOT NULL AS has_event
          FROM (SELECT clock_timestamp() AS now OFFSET 0) base
          LEFT JOIN ezq.schedules s ON true ORDER BY s.name",
         if names.is_empty() { "" } else { &seen }
@@ -83,6 +83,7 @@ fn schedule(row: &PgRow) -> Result<Option<ScheduleRow>, sqlx::Error> {
     kept.fired_at = row.try_get("fired_at")?;
     kept.paused_at = row.try_get("paused_at")?;
     kept.resumed_at = row.try_get("resumed_at")?;
+    kept.has_event = row.try_get("has_event")?;
     Ok(Some(kept))
 }
 
@@ -100,7 +101,8 @@ pub(crate) async fn register(
         }
         Some(_) => {
             "UPDATE ezq.schedules
-             SET application = $2, definition = $3, next_at = $4, seen_at = clock_timestamp()
+             SET application = $2, definition = $3, next_at = $4, seen_at = clock_timestamp(),
+                 event = NULL
              WHERE name = $1 AND definition = $5"
         }
     };
@@ -115,6 +117,38 @@ pub(crate) async fn register(
     }
 
     Ok(query.execute(connection).await?.rows_affected() > 0)
+}
+
+pub(crate) async fn store_event(
+    connection: &mut PgConnection,
+    name: &str,
+    definition: &str,
+    event: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    // Every process of an application stores it when it begins, and as a rule it is there.
+    let statement = "\
+        UPDATE ezq.schedules SET event = $3
+        WHERE name = $1 AND definition = $2 AND event IS DISTINCT FROM $3";
+    let query = sqlx::query(statement)
+        .bind(name)
+        .bind(definition)
+        .bind(event);
+    query.execute(connection).await?;
+    Ok(())
+}
+
+pub(crate) async fn stored_event(
+    connection: &mut PgConnection,
+    name: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let statement = "SELECT event FROM ezq.schedules WHERE name = $1";
+    let stored: Option<Option<String>> = sqlx::query_scalar(statement)
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
+    Ok(stored
+        .flatten()
+        .map(|event| encoding::original(&event).into_owned()))
 }
 
 /// Moves a row on, if it is in the state that the tick expects. `$2` to `$5` are NULL where the

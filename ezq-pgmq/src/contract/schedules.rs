@@ -77,6 +77,28 @@ impl ScheduleStore for PgmqEngine {
         .map_err(|failure| self.schedules_failed(failure))
     }
 
+    async fn store_event(&self, name: &str, definition: &str, event: Option<&str>) -> Result<()> {
+        let encoding = self.inner.settings.encoding;
+        let [name, definition] = [name, definition].map(|text| encoding.name(text));
+        let name = &*name;
+        let definition = &*definition;
+        let event = event.map(|event| encoding.name(event));
+        let event = event.as_deref();
+
+        call_part!(self.inner, schedules, |connection| schedules::store_event(
+            connection, name, definition, event
+        ))?
+        .map_err(|failure| self.schedules_failed(failure))
+    }
+
+    async fn stored_event(&self, name: &str) -> Result<Option<String>> {
+        let name = &*self.inner.settings.encoding.name(name);
+        call_part!(self.inner, schedules, |connection| schedules::stored_event(
+            connection, name
+        ))?
+        .map_err(|failure| self.schedules_failed(failure))
+    }
+
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         let Firing {
             name,

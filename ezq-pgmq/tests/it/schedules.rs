@@ -79,7 +79,7 @@ async fn eight_who_fire_every_tick_fire_each_once() {
     let counts = format!("SELECT ARRAY[count(*), count(DISTINCT message)] FROM pgmq.q_{queue}");
     assert_eq!(scalar::<Vec<i64>>(&mut own, &counts).await, [fired, fired]);
     assert!(fired >= 2 * TICKS, "{fired}");
-    assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [4]);
+    assert_eq!(scalar::<Vec<i32>>(&mut own, VERSIONS).await, [4, 15]);
 }
 
 #[tokio::test]

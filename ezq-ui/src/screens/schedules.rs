@@ -33,8 +33,8 @@ struct ScheduleRow {
     fired: String,
     fired_ago: String,
     is_paused: bool,
-    /// Whether this program has it in its code, and so can fire it by hand.
-    is_known: bool,
+    /// Whether it can be fired by hand from here.
+    can_run: bool,
 }
 
 impl ScheduleRow {
@@ -53,7 +53,7 @@ impl ScheduleRow {
             fired: text::time_if_any(schedule.fired_at),
             fired_ago: schedule.fired_at.map_or_else(String::new, ago),
             is_paused: schedule.is_paused,
-            is_known: schedule.is_known,
+            can_run: schedule.can_run,
         }
     }
 }

@@ -75,6 +75,7 @@ pub(crate) enum Fault {
     FiresNothing,
     MovesOnBeforeFiring,
     ChangesWhatever,
+    StoresEventsWhatever,
     PausesNothing,
     RemovesNoSchedule,
     AddsAgain,

@@ -121,6 +121,14 @@ impl ScheduleStore for Faulty {
         self.memory.register(new, instead_of).await
     }
 
+    async fn store_event(&self, name: &str, definition: &str, event: Option<&str>) -> Result<()> {
+        self.memory.store_event(name, definition, event).await
+    }
+
+    async fn stored_event(&self, name: &str) -> Result<Option<String>> {
+        self.memory.stored_event(name).await
+    }
+
     async fn fire(&self, firing: Firing<'_>) -> Result<Fired> {
         self.faults.looks.fetch_add(1, Ordering::SeqCst);
         next(&self.faults.schedules)?;

@@ -1,5 +1,6 @@
 //! Schedules on the memory engine in paused time: two applications on one store are two processes.
 
+mod by_hand;
 mod refusals;
 
 use std::sync::atomic::Ordering;

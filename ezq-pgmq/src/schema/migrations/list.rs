@@ -270,4 +270,13 @@ create table if not exists ezq.audit (
 create index if not exists audit_queue on ezq.audit (queue, id);
 ",
     },
+    Migration {
+        version: 15,
+        name: "what a schedule publishes",
+        part: Part::Schedules,
+        makes: &[],
+        sql: "\
+alter table ezq.schedules add column if not exists event text;
+",
+    },
 ];
