@@ -210,7 +210,8 @@ async fn with_failures(stage: &Stage<'_>) -> CaseResult {
     let first = progress([("shop::mail", failed), ("shop::stock", done)]);
     let second = progress([("shop::stock", mark(HandlerState::Retry, 2, "sold out"))]);
     let dead = Settle::DeadLetter {
-        reason: Reason::new(ReasonKind::Fatal, "no route to the moon", 1),
+        reason: Reason::new(ReasonKind::Fatal, "no route to the moon", 1)
+            .handler(HandlerName::from("shop::mail")),
         progress: progress([("shop::mail", gave_up)]),
         outgoing: Vec::new(),
     };
@@ -245,6 +246,18 @@ async fn a_filter_selects_by_handler_and_error(stage: &Stage<'_>) -> CaseResult 
         (EventState::Retrying, all_of().error("%"), vec![]),
         (EventState::Dead, all_of().error("the moon"), vec![3]),
         (EventState::Dead, all_of().handler("shop::mail"), vec![3]),
+        (EventState::Dead, all_of().died_by("shop::mail"), vec![3]),
+        (EventState::Dead, all_of().died_by("shop::stock"), vec![]),
+        (
+            EventState::Dead,
+            all_of().died_of(ReasonKind::Fatal),
+            vec![3],
+        ),
+        (
+            EventState::Dead,
+            all_of().died_of(ReasonKind::Operator),
+            vec![],
+        ),
     ] {
         let mut request = request(stage, state);
         let what = format!("{state} events of {filter:?}");

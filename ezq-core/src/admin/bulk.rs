@@ -4,14 +4,16 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::time::Duration;
 
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::acting::Order;
 use crate::engine::{
     EventAction, EventFilter, EventState, Operation, Operations, Preview, Selection,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
 
@@ -248,6 +250,7 @@ impl<'a> BulkOperations<'a> {
             operations: *self,
             order: Order::new(self.inner),
             id: id.into(),
+            rate: None,
             on_progress: None,
         }
     }
@@ -298,6 +301,7 @@ pub struct OperationRun<'a> {
     operations: BulkOperations<'a>,
     order: Order<'a>,
     id: String,
+    rate: Option<u32>,
     on_progress: Option<OnProgress<'a>>,
 }
 
@@ -305,6 +309,13 @@ impl<'a> OperationRun<'a> {
     /// Is called after each step with how far the operation is.
     pub fn on_progress(mut self, told: impl FnMut(&Operation) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(told));
+        self
+    }
+
+    /// Limits how many events it acts on in a second, on average over its steps of 100; at least 1.
+    /// Defaults to no limit.
+    pub fn rate(mut self, per_second: u32) -> Self {
+        self.rate = Some(per_second);
         self
     }
 
@@ -316,16 +327,35 @@ impl<'a> OperationRun<'a> {
     }
 
     async fn run(mut self) -> Result<Operation> {
+        if self.rate == Some(0) {
+            let text = "`rate` must be at least 1 a second";
+            return Err(Error::new(ErrorKind::Configuration, text));
+        }
+
         let (operations, _) = self.operations.find(&self.id).await?;
         let mut operation = operations.proceed(&self.id, &self.order.signature).await?;
         while operation.is_running() {
+            let seen = operation.seen();
             operation = operations.step(&self.id).await?;
             if let Some(tell) = &mut self.on_progress {
                 tell(&operation);
             }
+            if let (true, Some(rate)) = (operation.is_running(), self.rate) {
+                sleep(time_of(operation.seen().saturating_sub(seen), rate)).await;
+            }
         }
         Ok(operation)
     }
+}
+
+/// How long events take at a rate.
+fn time_of(events: u64, rate: u32) -> Duration {
+    let events = u32::try_from(events).unwrap_or(u32::MAX);
+    let time = Duration::from_secs(1)
+        .saturating_mul(events)
+        .checked_div(rate);
+    // A rate of zero was refused, so this divides.
+    time.unwrap_or_default()
 }
 
 impl<'a> IntoFuture for OperationRun<'a> {

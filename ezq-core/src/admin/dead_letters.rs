@@ -168,8 +168,22 @@ impl<'a> DeadLetterQueue<'a> {
     /// # Errors
     /// When the store cannot be read.
     pub async fn list(&self, filter: &DeadLetterFilter, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.list_after(None, filter, limit).await
+    }
+
+    /// The oldest dead letters behind one that meet the filter, at most `limit`: as
+    /// [`list`](Self::list), page by page.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list_after(
+        &self,
+        after: Option<&MessageId>,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
         let mut found = Vec::new();
-        self.each(filter, |letter| {
+        self.each(after, filter, |letter| {
             found.push(self.readable(letter));
             found.len() < limit
         })
@@ -233,13 +247,14 @@ impl<'a> DeadLetterQueue<'a> {
         }
     }
 
-    /// Visits the dead letters that meet a filter, oldest first, until `visit` returns `false`.
+    /// Visits the dead letters behind one that meet a filter, oldest first, until `visit` returns `false`.
     async fn each(
         &self,
+        after: Option<&MessageId>,
         filter: &DeadLetterFilter,
         mut visit: impl FnMut(DeadLetter) -> bool,
     ) -> Result<()> {
-        let mut after = None;
+        let mut after = after.cloned();
         loop {
             let page = self.store.list(&self.queue, after.as_ref(), PAGE).await?;
             let Some(last) = page.last().map(|letter| letter.id.clone()) else {
@@ -315,7 +330,7 @@ impl<'a> DeadLetterAction<'a> {
         match self.which {
             DeadLetterSelection::Filter(filter) => {
                 self.letters
-                    .each(&filter, |letter| {
+                    .each(None, &filter, |letter| {
                         ids.push(letter.id);
                         true
                     })

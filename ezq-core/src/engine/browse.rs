@@ -12,7 +12,7 @@ use crate::engine::history::{CopyState, EventCopy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers::KEY;
 use crate::message::queue_name::QueueName;
-use crate::message::settlement::{HandlerName, HandlerState};
+use crate::message::settlement::{HandlerName, HandlerState, ReasonKind};
 
 /// The state of a stored event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +107,12 @@ pub struct EventFilter {
     /// What failed: the events of one group of errors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureKey>,
+    /// The handler that gave a dead letter up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub died_by: Option<HandlerName>,
+    /// The kind of reason for which a dead letter died.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub died_of: Option<ReasonKind>,
     /// The event was stored at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_after: Option<DateTime<Utc>>,
@@ -158,6 +164,20 @@ impl EventFilter {
         self
     }
 
+    /// Only dead letters that this handler gave up.
+    #[must_use]
+    pub fn died_by(mut self, handler: &str) -> Self {
+        self.died_by = Some(HandlerName::from(handler));
+        self
+    }
+
+    /// Only dead letters that died for this kind of reason.
+    #[must_use]
+    pub fn died_of(mut self, kind: ReasonKind) -> Self {
+        self.died_of = Some(kind);
+        self
+    }
+
     /// Only those that were stored at this time or later, by the engine's clock.
     #[must_use]
     pub fn stored_after(mut self, time: DateTime<Utc>) -> Self {
@@ -191,7 +211,22 @@ impl EventFilter {
                 .is_none_or(|time| copy.published_at < time);
         let has_failed_so = self.failure.as_ref().is_none_or(|key| key.is_of(copy));
         let is_wanted = is_of_type && has_key && is_in_time && has_failed_so;
-        is_wanted && self.fits_handler(copy) && self.fits_error(copy)
+        is_wanted && self.fits_handler(copy) && self.fits_error(copy) && self.fits_death(copy)
+    }
+
+    fn fits_death(&self, copy: &EventCopy) -> bool {
+        let reason = match &copy.state {
+            CopyState::Dead { reason, .. } => reason.as_ref(),
+            _ => None,
+        };
+        let has_handler = self
+            .died_by
+            .as_ref()
+            .is_none_or(|name| reason.is_some_and(|reason| reason.handler.as_ref() == Some(name)));
+        let is_of_kind = self
+            .died_of
+            .is_none_or(|kind| reason.is_some_and(|reason| reason.kind == kind));
+        has_handler && is_of_kind
     }
 
     fn fits_handler(&self, copy: &EventCopy) -> bool {

@@ -9,7 +9,7 @@ use crate::message::encoding::Encoding;
 use crate::sql;
 
 /// The conditions on a row `q`: its state, apart from whether it is due, and the filter's, whose values are
-/// the parameters `$4` to `$10` ([`bind`]). Of the filter's group of errors it is a
+/// the parameters `$4` to `$12` ([`bind`]). Of the filter's group of errors it is a
 /// part of the condition only: the rest is for [`EventFilter::matches`].
 pub(crate) fn conditions(state: EventState) -> String {
     let event_type = sql::event_type("q.message", "q.headers");
@@ -41,7 +41,9 @@ pub(crate) fn conditions(state: EventState) -> String {
              AND ($7::text IS NULL OR {has_part})
              AND ($8::timestamptz IS NULL OR q.enqueued_at >= $8)
              AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)
-             AND ($10::text IS NULL OR {has_failed_so})"
+             AND ($10::text IS NULL OR {has_failed_so})
+             AND ($11::text IS NULL OR q.headers #>> '{{ezq-dead,reason,handler}}' = $11)
+             AND ($12::text IS NULL OR q.headers #>> '{{ezq-dead,reason,kind}}' = $12)"
     )
 }
 
@@ -78,4 +80,11 @@ pub(crate) fn bind<'q>(
                 .as_ref()
                 .map(|key| encoding.text(key.longest_part()).into_owned()),
         )
+        .bind(
+            filter
+                .died_by
+                .as_ref()
+                .map(|handler| encoding.name(handler.as_str()).into_owned()),
+        )
+        .bind(filter.died_of.map(|kind| kind.to_string()))
 }
