@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq::admin::{Health, Operation, QueueSubscription, ScheduleStatus};
+use ezq::admin::{Finding, Health, Operation, QueueSubscription, ScheduleStatus};
 use ezq::pgmq::{CapturedTable, ReplayProgress};
 use ezq::{Ezq, Result};
 use futures_util::FutureExt as _;
@@ -20,6 +20,10 @@ use crate::watched::Watched;
 
 /// How often the progress of operations is read while somebody looks, at least.
 const PROGRESS: Duration = Duration::from_secs(2);
+/// How often the database is examined while somebody looks, and how long that may take: it looks into
+/// every queue.
+const EXAMINED: Duration = Duration::from_secs(600);
+const EXAMINATION: Duration = Duration::from_secs(60);
 /// How many operations are listed.
 const OPERATIONS: usize = 100;
 
@@ -38,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) captures: Watched<Vec<CapturedTable>>,
     pub(crate) replays: Watched<Vec<ReplayProgress>>,
     pub(crate) health: Watched<Health>,
+    pub(crate) examination: Watched<Vec<Finding>>,
     pub(crate) operations: Watched<Vec<Operation>>,
 }
 
@@ -72,6 +77,13 @@ impl Board {
             ),
             replays: watched(&ezq, every, |ezq| async move { ezq.replays().list().await }),
             health: watched(&ezq, every, |ezq| async move { Ok(ezq.health().await) }),
+            examination: {
+                let ezq = ezq.clone();
+                Watched::within(EXAMINED, EXAMINATION, move || {
+                    let ezq = ezq.clone();
+                    async move { Ok(ezq.doctor().await) }.boxed()
+                })
+            },
             operations: watched(&ezq, every.min(PROGRESS), |ezq| async move {
                 ezq.operations().list(OPERATIONS).await
             }),

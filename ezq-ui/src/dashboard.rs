@@ -18,8 +18,8 @@ use crate::guard::guard;
 use crate::hosts::{Hosts, check_host};
 use crate::payload::{Payload, Payloads};
 use crate::screens::{
-    bulk, captures, catalogue, consumers, dead_letters, errors, health, message, messages,
-    operations, overview, queue, queues, replays, schedules, subscriptions,
+    acting, audit, bulk, captures, catalogue, consumers, dead_letters, errors, health, message,
+    messages, operations, overview, queue, queues, replays, schedules, subscriptions,
 };
 
 /// How often the figures are read while somebody looks, unless told otherwise.
@@ -134,10 +134,11 @@ impl Dashboard {
             .route("/queues/{queue}/resume", post(queue::resume))
             .route("/queues/{queue}/messages", get(messages::show))
             .route("/queues/{queue}/events/{id}", get(message::event))
-            .route("/queues/{queue}/events/{id}/retry", post(message::retry))
+            .route("/queues/{queue}/events/{id}/{action}", post(acting::event))
             .route("/queues/{queue}/errors", get(errors::show))
             .route("/queues/{queue}/dead", get(dead_letters::show))
             .route("/queues/{queue}/dead/{id}", get(message::letter))
+            .route("/queues/{queue}/dead/{id}/move", post(acting::letter))
             .route(
                 "/queues/{queue}/dead/selected/{action}",
                 post(dead_letters::selected),
@@ -154,10 +155,12 @@ impl Dashboard {
             .route("/catalogue", get(catalogue::show))
             .route("/replays", get(replays::show))
             .route("/captures", get(captures::show))
+            .route("/audit", get(audit::show))
             .route("/operations", get(operations::list))
             .route("/operations/{id}", get(operations::show))
             .route("/operations/{id}/{action}", post(operations::act))
             .route("/health", get(health::show))
+            .route("/health/examine", post(health::examine))
             .route("/assets/{name}", get(asset))
             .fallback(nothing);
         router.with_state(board).layer(from_fn(show_failures))

@@ -17,7 +17,7 @@ use crate::text;
 use crate::watched::Reading;
 
 /// The screens: the path of each, and its name.
-const SCREENS: [(&str, &str); 11] = [
+const SCREENS: [(&str, &str); 12] = [
     ("/", "Overview"),
     ("/queues", "Queues"),
     ("/dead", "Dead letters"),
@@ -28,6 +28,7 @@ const SCREENS: [(&str, &str); 11] = [
     ("/replays", "Replays"),
     ("/captures", "Captures"),
     ("/operations", "Operations"),
+    ("/audit", "Audit"),
     ("/health", "Health"),
 ];
 

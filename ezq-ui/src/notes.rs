@@ -20,6 +20,13 @@ pub(crate) enum Done {
     Redriven,
     Discarded,
     Begun,
+    Cancelled,
+    AskedToCancel,
+    WasDead,
+    MovedOne,
+    DiscardedOne,
+    Gone,
+    Examining,
     Stopped,
     GoesOn,
     Fired,
@@ -27,7 +34,7 @@ pub(crate) enum Done {
     Unsubscribed,
 }
 
-const WORDS: [(Done, &str); 14] = [
+const WORDS: [(Done, &str); 21] = [
     (Done::Paused, "paused"),
     (Done::WasPaused, "was-paused"),
     (Done::Resumed, "resumed"),
@@ -37,6 +44,13 @@ const WORDS: [(Done, &str); 14] = [
     (Done::Redriven, "redriven"),
     (Done::Discarded, "discarded"),
     (Done::Begun, "begun"),
+    (Done::Cancelled, "cancelled"),
+    (Done::AskedToCancel, "asked-to-cancel"),
+    (Done::WasDead, "was-dead"),
+    (Done::MovedOne, "moved-one"),
+    (Done::DiscardedOne, "discarded-one"),
+    (Done::Gone, "gone"),
+    (Done::Examining, "examining"),
     (Done::Stopped, "stopped"),
     (Done::GoesOn, "goes-on"),
     (Done::Fired, "fired"),
@@ -64,6 +78,19 @@ impl Done {
             Self::Redriven => format!("{} redriven.", counted(count, "dead letter")),
             Self::Discarded => format!("{} discarded.", counted(count, "dead letter")),
             Self::Begun => "Begun. The progress is shown below.".to_owned(),
+            Self::Cancelled => "Cancelled: the event is a dead letter now.".to_owned(),
+            Self::AskedToCancel => {
+                "A worker has the event, and was asked to cancel it. Look again in some seconds."
+                    .to_owned()
+            }
+            Self::WasDead => "The event is a dead letter already.".to_owned(),
+            Self::MovedOne => "The event has moved.".to_owned(),
+            Self::DiscardedOne => "The event is deleted.".to_owned(),
+            Self::Gone => {
+                "There is no such event any more: it was handled, or somebody else acted on it."
+                    .to_owned()
+            }
+            Self::Examining => "The database is examined again.".to_owned(),
             Self::Stopped => {
                 "It stops after its present step. What was done stays done.".to_owned()
             }

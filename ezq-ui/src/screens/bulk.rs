@@ -124,7 +124,7 @@ pub(crate) async fn preview(
     let rows = first.events.iter();
     let page = Page {
         targets: match verb {
-            Verb::Move => targets(&board, &queue).await,
+            Verb::Move => queues::others(&board, &queue).await,
             _ => Vec::new(),
         },
         name: queue.to_string(),
@@ -150,19 +150,6 @@ fn list(queue_path: &str, state: EventState, query: &FilterQuery) -> String {
         EventState::Dead => query.conditions_at(&format!("{queue_path}/dead")),
         _ => query.in_state(&format!("{queue_path}/messages"), &state.to_string()),
     }
-}
-
-/// The queues to which events of this one can move.
-async fn targets(board: &Board, queue: &QueueName) -> Vec<String> {
-    let reading = board.sample.look().await;
-    let queues = reading
-        .value
-        .as_deref()
-        .map_or(&[][..], |sample| &sample.queues);
-    let others = queues.iter().filter(|other| other.summary.queue != *queue);
-    others
-        .map(|other| other.summary.queue.to_string())
-        .collect()
 }
 
 /// An order, as the form of a preview sends it.

@@ -1,12 +1,17 @@
-//! Health: whether the engines answer, and the consumers of this very process.
+//! Health: whether the engines answer, the consumers of this very process, and what an examination of the
+//! database has found.
 
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
-use ezq::admin::{ConsumerHealth, EngineHealth};
+use chrono::Utc;
+use ezq::admin::{ConsumerHealth, EngineHealth, Finding, Severity};
 
 use crate::board::Board;
-use crate::frame::{Frame, render};
+use crate::failure::Failure;
+use crate::frame::{Frame, Prefix, render};
+use crate::notes::Done;
+use crate::rights::Operator;
 use crate::text;
 
 #[derive(Template)]
@@ -18,6 +23,21 @@ struct Page {
     is_live: bool,
     engines: Vec<EngineRow>,
     consumers: Vec<ConsumerRow>,
+    /// When the database was examined; empty if it was not yet.
+    examined: String,
+    not_examined: String,
+    findings: Vec<FindingRow>,
+    well: Vec<FindingRow>,
+}
+
+/// What a check of the examination found.
+struct FindingRow {
+    severity: String,
+    check: &'static str,
+    subject: String,
+    evidence: String,
+    advice: String,
+    sql: String,
 }
 
 struct EngineRow {
@@ -51,6 +71,20 @@ impl EngineRow {
     }
 }
 
+impl FindingRow {
+    fn of(finding: &Finding) -> Self {
+        let text = |found: &Option<String>| found.clone().unwrap_or_default();
+        Self {
+            severity: finding.severity.to_string(),
+            check: finding.check,
+            subject: text(&finding.subject),
+            evidence: finding.evidence.clone(),
+            advice: text(&finding.advice),
+            sql: text(&finding.remedy),
+        }
+    }
+}
+
 impl ConsumerRow {
     fn of(consumer: &ConsumerHealth) -> Self {
         let queue = consumer.queue.as_ref();
@@ -73,6 +107,14 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
     let frame = frame.page("/health", "Health").live().figures(&reading);
     let health = reading.value.as_deref();
     let engines = health.map_or(&[][..], |health| &health.engines);
+    // Not waited for: it looks into every queue. The next refresh shows it.
+    let examination = board.examination.glance();
+    let found = examination.value.as_deref().map_or(&[][..], Vec::as_slice);
+    let rows = |is_well: bool| {
+        let chosen = found.iter();
+        let chosen = chosen.filter(move |one| (one.severity == Severity::Ok) == is_well);
+        chosen.map(FindingRow::of).collect()
+    };
     let consumers = health.map_or(&[][..], |health| &health.consumers);
 
     render(&Page {
@@ -80,7 +122,23 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
         is_ready: health.is_some_and(ezq::admin::Health::is_ready),
         is_live: health.is_some_and(ezq::admin::Health::is_live),
         engines: engines.iter().map(EngineRow::of).collect(),
+        examined: examination
+            .at
+            .map_or_else(String::new, |at| text::relative(at, Utc::now())),
+        not_examined: examination.failure.unwrap_or_default(),
+        findings: rows(false),
+        well: rows(true),
         consumers: consumers.iter().map(ConsumerRow::of).collect(),
         frame,
     })
+}
+
+/// Examines the database again.
+pub(crate) async fn examine(
+    State(board): State<Board>,
+    _: Operator,
+    prefix: Prefix,
+) -> Result<Response, Failure> {
+    board.examination.change();
+    Ok(prefix.redirect(&Done::Examining.at("/health", 1)))
 }

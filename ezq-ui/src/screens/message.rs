@@ -2,7 +2,6 @@
 //! which may be nothing that can be read as an event.
 
 use askama::Template;
-use axum::Form;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -19,10 +18,8 @@ use serde_json::value::RawValue;
 
 use crate::board::Board;
 use crate::failure::Failure;
-use crate::frame::{Frame, Prefix, render};
-use crate::notes::Done;
+use crate::frame::{Frame, render};
 use crate::payload::{Payload, Payloads, Shown};
-use crate::rights::Operator;
 use crate::screens::{messages, queues};
 use crate::text;
 
@@ -37,6 +34,8 @@ struct Page {
     /// The address of the same as JSON, with what this page shows.
     as_json: String,
     copies: Vec<CopyView>,
+    /// The queues to which it can move.
+    targets: Vec<String>,
     unread: Vec<String>,
 }
 
@@ -53,6 +52,9 @@ struct CopyView {
     unreadable: String,
     headers: String,
     can_retry: bool,
+    /// Whether it waits, so that it can be moved and discarded.
+    is_waiting: bool,
+    is_leased: bool,
     letter: String,
 }
 
@@ -116,14 +118,21 @@ pub(crate) async fn event(
         );
         return Err(Failure::missing(text));
     }
+    let stored = history.copies.iter().map(|copy| Stored {
+        queue: &queue,
+        copy,
+        envelope: copy.envelope(),
+    });
+    let stored = stored.collect();
     Ok(page(
         &board,
         &queue,
         frame,
         &query,
-        &history.copies,
-        history.unread,
-    ))
+        stored,
+        history.unread.clone(),
+    )
+    .await)
 }
 
 pub(crate) async fn letter(
@@ -153,14 +162,7 @@ pub(crate) async fn letter(
         copy: &copy,
         envelope,
     };
-    Ok(page_of(
-        &board,
-        &queue,
-        frame,
-        &query,
-        vec![stored],
-        Vec::new(),
-    ))
+    Ok(page(&board, &queue, frame, &query, vec![stored], Vec::new()).await)
 }
 
 fn copy_of(queue: &QueueName, letter: DeadLetter) -> EventCopy {
@@ -184,23 +186,7 @@ fn deliveries(headers: &Headers) -> u32 {
     death.and_then(|death| death.deliveries).unwrap_or_default()
 }
 
-fn page(
-    board: &Board,
-    queue: &QueueName,
-    frame: Frame,
-    query: &MessageQuery,
-    copies: &[EventCopy],
-    unread: Vec<String>,
-) -> Response {
-    let stored = copies.iter().map(|copy| Stored {
-        queue,
-        copy,
-        envelope: copy.envelope(),
-    });
-    page_of(board, queue, frame, query, stored.collect(), unread)
-}
-
-fn page_of(
+async fn page(
     board: &Board,
     queue: &QueueName,
     frame: Frame,
@@ -222,11 +208,13 @@ fn page_of(
         .iter()
         .map(|one| one.view(&board.payloads, is_asked_for))
         .collect();
+    let targets = queues::others(board, queue).await;
     let title = copies.first().map_or("Event", |copy| &copy.event_type);
     let frame = frame.page("/queues", title);
     let here = frame.here.split('?').next().unwrap_or_default().to_owned();
 
     render(&Page {
+        targets,
         queue: queue.to_string(),
         queue_href: frame.to(&format!("/queues/{}", text::encoded(queue.as_str()))),
         title: frame.title.clone(),
@@ -296,7 +284,16 @@ impl Stored<'_> {
             payload: payloads.shown(&self.payload(), is_asked_for),
             unreadable,
             headers: crate::payload::indented(&headers.unwrap_or_default()).0,
-            can_retry: matches!(copy.state, CopyState::Retrying { .. }),
+            // The same holds for one that is scheduled.
+            can_retry: matches!(
+                copy.state,
+                CopyState::Retrying { due } | CopyState::Waiting { due } if due > Utc::now()
+            ),
+            is_waiting: matches!(
+                copy.state,
+                CopyState::Retrying { .. } | CopyState::Waiting { .. }
+            ),
+            is_leased: matches!(copy.state, CopyState::Leased { .. }),
             letter,
         }
     }
@@ -464,37 +461,4 @@ pub(crate) fn message_id(text: &str) -> MessageId {
         Ok(number) => MessageId::Number(number),
         Err(_) => MessageId::Text(text.into()),
     }
-}
-
-/// Which message is to be tried at once, and the page to return to.
-#[derive(Debug, Deserialize)]
-pub(crate) struct RetryForm {
-    id: String,
-}
-
-pub(crate) async fn retry(
-    State(board): State<Board>,
-    _: Operator,
-    prefix: Prefix,
-    Path((name, event_id)): Path<(String, String)>,
-    Form(form): Form<RetryForm>,
-) -> Result<Response, Failure> {
-    let queue = queues::find(&board, &name).await?;
-    let events = board.ezq.events(&queue)?;
-    // Its attempts so far still count.
-    let is_due = board.ask(events.retry_now(&message_id(&form.id))).await?;
-    board.sample.change();
-
-    let done = if is_due {
-        Done::Retried
-    } else {
-        Done::NotRetried
-    };
-
-    let path = format!(
-        "/queues/{}/events/{}",
-        text::encoded(queue.as_str()),
-        text::encoded(&event_id)
-    );
-    Ok(prefix.redirect(&done.at(&path, 1)))
 }

@@ -3,6 +3,8 @@
 //! Each handler that shows takes a [`Frame`](crate::frame::Frame), and each that changes something an
 //! [`Operator`](crate::rights::Operator): neither exists for a request without the right.
 
+pub(crate) mod acting;
+pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod captures;
 pub(crate) mod catalogue;

@@ -202,7 +202,7 @@ pub(crate) async fn pause(
 
 pub(crate) async fn resume(
     State(board): State<Board>,
-    _: Operator,
+    Operator { by }: Operator,
     prefix: Prefix,
     Path(name): Path<String>,
     Form(form): Form<PauseForm>,
@@ -210,8 +210,12 @@ pub(crate) async fn resume(
     let queue = queues::find(&board, &name).await?;
     let queues = board.ezq.queues();
     let was_paused = match form.handler.as_str() {
-        "" => board.ask(queues.resume(&queue)).await?,
-        handler => board.ask(queues.resume_handler(&queue, handler)).await?,
+        "" => board.ask(queues.resume(&queue).by(by)).await?,
+        handler => {
+            board
+                .ask(queues.resume_handler(&queue, handler).by(by))
+                .await?
+        }
     };
     board.sample.change();
     let done = match was_paused {

@@ -118,6 +118,19 @@ pub(crate) async fn find(board: &Board, name: &str) -> Result<QueueName, Failure
     }
 }
 
+/// The names of the other queues, to which events of one can move.
+pub(crate) async fn others(board: &Board, queue: &QueueName) -> Vec<String> {
+    let reading = board.sample.look().await;
+    let queues = reading
+        .value
+        .as_deref()
+        .map_or(&[][..], |sample| &sample.queues);
+    let others = queues.iter().filter(|other| other.summary.queue != *queue);
+    others
+        .map(|other| other.summary.queue.to_string())
+        .collect()
+}
+
 fn missing(queue: &QueueName, sample: &Sample) -> Failure {
     let known = sample.queues.iter().map(|one| one.summary.queue.as_str());
     let nearest = text::nearest(queue.as_str(), known);

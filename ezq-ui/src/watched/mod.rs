@@ -17,6 +17,8 @@ use crate::failure::LIMIT;
 const PATIENCE: Duration = Duration::from_millis(4_200);
 /// The figures are read no more after so many rounds without a viewer.
 const IDLE_ROUNDS: u32 = 3;
+/// Nor after so much longer than a round.
+const IDLE: Duration = Duration::from_secs(15);
 
 type Ask<T> = Box<dyn Fn() -> BoxFuture<'static, ezq::Result<T>> + Send + Sync>;
 
@@ -43,6 +45,8 @@ pub(crate) struct Watched<T> {
 struct Inner<T> {
     ask: Ask<T>,
     every: Duration,
+    /// After so long a question is given up.
+    limit: Duration,
     reading: watch::Sender<Reading<T>>,
     state: Mutex<State>,
     /// Ends the wait for the next round.
@@ -62,6 +66,15 @@ impl<T: Send + Sync + 'static> Watched<T> {
         every: Duration,
         ask: impl Fn() -> BoxFuture<'static, ezq::Result<T>> + Send + Sync + 'static,
     ) -> Self {
+        Self::within(every, LIMIT, ask)
+    }
+
+    /// The same for questions that take up to `limit`.
+    pub(crate) fn within(
+        every: Duration,
+        limit: Duration,
+        ask: impl Fn() -> BoxFuture<'static, ezq::Result<T>> + Send + Sync + 'static,
+    ) -> Self {
         let state = State {
             looked: Instant::now(),
             changes: 0,
@@ -70,6 +83,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let inner = Inner {
             ask: Box::new(ask),
             every,
+            limit,
             reading: watch::Sender::new(Reading::nothing()),
             state: Mutex::new(state),
             nudge: Notify::new(),
@@ -97,6 +111,15 @@ impl<T: Send + Sync + 'static> Watched<T> {
         self.inner.reading.borrow().clone()
     }
 
+    /// The figures as they are, without waiting for any. They are read if there are none, or old ones.
+    pub(crate) fn glance(&self) -> Reading<T> {
+        self.inner.note_viewer();
+        if self.inner.begin() {
+            tokio::spawn(Arc::clone(&self.inner).run());
+        }
+        self.inner.reading.borrow().clone()
+    }
+
     /// Says that an action has changed the figures: the next look waits for newer ones.
     pub(crate) fn change(&self) {
         self.inner.state().changes += 1;
@@ -115,7 +138,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let mut state = self.state();
         state.looked = now;
         // A round takes its time, so two rounds are not too old.
-        let oldest = now.checked_sub(self.every.saturating_mul(2) + LIMIT);
+        let oldest = now.checked_sub(self.every.saturating_mul(2) + self.limit);
         // At the begin of the clock nothing is too old.
         (oldest.unwrap_or(now), state.changes)
     }
@@ -130,7 +153,12 @@ impl<T: Send + Sync + 'static> Inner<T> {
     /// no viewer finds a task that is about to end.
     fn may_end(&self) -> bool {
         let mut state = self.state();
-        let is_idle = state.looked.elapsed() > self.every.saturating_mul(IDLE_ROUNDS);
+        // Of long rounds one more is enough.
+        let idle = self
+            .every
+            .saturating_mul(IDLE_ROUNDS)
+            .min(self.every + IDLE);
+        let is_idle = state.looked.elapsed() > idle;
         state.is_running = !is_idle;
         is_idle
     }
@@ -142,14 +170,14 @@ impl<T: Send + Sync + 'static> Inner<T> {
             let changes = self.state().changes;
             // A panic must not end the task: viewers would wait for it for ever.
             let question = AssertUnwindSafe((self.ask)()).catch_unwind();
-            let failure = match timeout(LIMIT, question).await {
+            let failure = match timeout(self.limit, question).await {
                 Ok(Ok(Ok(value))) => {
                     self.keep(asked, at, changes, value);
                     None
                 }
                 Ok(Ok(Err(error))) => Some(error_chain(&error)),
                 Ok(Err(_)) => Some("the question panicked, which is a bug".to_owned()),
-                Err(_) => Some(format!("no answer within {LIMIT:?}")),
+                Err(_) => Some(format!("no answer within {:?}", self.limit)),
             };
             if let Some(failure) = failure {
                 tracing::debug!(%failure, "the dashboard could not read its figures");

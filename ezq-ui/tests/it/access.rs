@@ -7,7 +7,7 @@ use ezq_ui::{Access, Grant};
 
 use crate::stage::{application, bury, dead, get, mounted, operators, post, send};
 
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "/ops",
     "/ops/queues",
     "/ops/queues/orders",
@@ -17,6 +17,7 @@ const PAGES: [&str; 16] = [
     "/ops/queues/orders/all/dead/redrive",
     "/ops/queues/orders/all/ready/move",
     "/ops/operations",
+    "/ops/audit",
     "/ops/schedules",
     "/ops/consumers",
     "/ops/subscriptions",
@@ -26,10 +27,15 @@ const PAGES: [&str; 16] = [
     "/ops/health",
 ];
 
-const ACTIONS: [(&str, &str); 12] = [
+const ACTIONS: [(&str, &str); 17] = [
     ("/ops/queues/orders/pause", "reason=x"),
     ("/ops/queues/orders/resume", ""),
     ("/ops/queues/orders/events/x/retry", "id=1"),
+    ("/ops/queues/orders/events/x/cancel", "id=1"),
+    ("/ops/queues/orders/events/x/move", "id=1&to=mails"),
+    ("/ops/queues/orders/events/x/discard", "id=1"),
+    ("/ops/queues/orders/dead/1/move", "id=1&to=mails"),
+    ("/ops/health/examine", ""),
     ("/ops/queues/orders/dead/selected/redrive", "id=1"),
     ("/ops/queues/orders/dead/selected/discard", "id=1"),
     ("/ops/queues/orders/all/dead/redrive", "last=99"),

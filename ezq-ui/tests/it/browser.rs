@@ -20,7 +20,7 @@ use crate::server::{Running, TOKEN};
 use crate::skip;
 use crate::stage::{application, bury, dead, operators, publish};
 
-const SCREENS: [(&str, &str); 13] = [
+const SCREENS: [(&str, &str); 16] = [
     ("overview", "/ops"),
     ("queues", "/ops/queues"),
     ("queue", "/ops/queues/orders"),
@@ -30,6 +30,9 @@ const SCREENS: [(&str, &str); 13] = [
         "dead-letters-preview",
         "/ops/queues/orders/all/dead/redrive",
     ),
+    ("errors", "/ops/queues/orders/errors"),
+    ("operations", "/ops/operations"),
+    ("audit", "/ops/audit"),
     ("schedules", "/ops/schedules"),
     ("consumers", "/ops/consumers"),
     ("subscriptions", "/ops/subscriptions?type=order.paid"),

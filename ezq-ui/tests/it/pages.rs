@@ -18,6 +18,7 @@ async fn an_empty_database_says_what_to_do_next(database: TestDatabase) {
         ("/ops/queues", "There are no queues yet."),
         ("/ops/dead", "There are no dead letters."),
         ("/ops/operations", "Nothing was done to many events"),
+        ("/ops/audit", "Nobody has done anything yet."),
         ("/ops/schedules", "There are no schedules."),
         ("/ops/consumers", "Start an application with handlers"),
         ("/ops/subscriptions", "ezq subscription add"),
@@ -161,6 +162,8 @@ async fn a_pause_names_who_and_why_and_ends(database: TestDatabase) {
 
     post(&router, "/ops/queues/orders/resume", "").await;
     assert!(ezq.queues().pauses().await.unwrap().is_empty());
+    let audit = ezq.audit().list().await.unwrap().entries;
+    assert!(audit.iter().all(|entry| entry.signature.by == "ada"));
     let handler = post(&router, "/ops/queues/orders/pause", "handler=mail").await;
     assert_eq!(handler.status, StatusCode::SEE_OTHER);
     let pauses = ezq.queues().pauses().await.unwrap();

@@ -1,0 +1,176 @@
+//! The audit trail: who did what to which events, newest first.
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use ezq::QueueName;
+use ezq::admin::{AuditAction, AuditEntry, AuditPage, EventRef, PageCursor};
+use serde::Deserialize;
+
+use crate::board::Board;
+use crate::failure::Failure;
+use crate::frame::{Frame, render};
+use crate::screens::filter::says;
+use crate::text;
+use crate::verb::plural;
+
+/// How many entries a page has, before the filter of who and what.
+const PAGE: usize = 50;
+/// How many pages of the trail are looked at for one of this screen, so that a filter that fits little
+/// costs no more.
+const LOOKED_AT: usize = 20;
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct Page {
+    frame: Frame,
+    path: String,
+    query: AuditQuery,
+    is_filtered: bool,
+    rows: Vec<AuditRow>,
+    next: Option<String>,
+}
+
+struct AuditRow {
+    at: String,
+    ago: String,
+    by: String,
+    action: &'static str,
+    queue: String,
+    queue_href: String,
+    /// What it was done to.
+    what: String,
+    href: String,
+    count: String,
+    reason: String,
+}
+
+/// The filter, as it stands in the address.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditQuery {
+    queue: String,
+    by: String,
+    action: String,
+    after: String,
+}
+
+impl AuditQuery {
+    fn conditions(&self) -> [(&'static str, &str); 3] {
+        [
+            ("queue", self.queue.trim()),
+            ("by", self.by.trim()),
+            ("action", self.action.trim()),
+        ]
+    }
+
+    fn fits(&self, entry: &AuditEntry) -> bool {
+        let by = self.by.trim();
+        let action = self.action.trim();
+        (by.is_empty() || entry.signature.by == by)
+            && (action.is_empty() || entry.action.name() == action)
+    }
+}
+
+pub(crate) async fn show(
+    State(board): State<Board>,
+    frame: Frame,
+    Query(query): Query<AuditQuery>,
+) -> Result<Response, Failure> {
+    let action = query.action.trim();
+    if !action.is_empty() {
+        // A mistyped action would fit nothing, and look as if nothing was done.
+        action.parse::<AuditAction>()?;
+    }
+    let found = read(&board, &query).await?;
+    let frame = frame.page("/audit", "Audit");
+    let path = frame.to("/audit");
+    let next = found.next.map(|next| {
+        let mut all = query.conditions().to_vec();
+        all.push(("after", next.as_str()));
+        text::address(&path, &all)
+    });
+    let rows = found.entries.iter();
+
+    Ok(render(&Page {
+        rows: rows.map(|entry| AuditRow::of(&frame, entry)).collect(),
+        is_filtered: query
+            .conditions()
+            .iter()
+            .any(|(_, value)| !value.is_empty()),
+        next,
+        path,
+        query,
+        frame,
+    }))
+}
+
+/// Reads until a page is full, or enough was looked at.
+async fn read(board: &Board, query: &AuditQuery) -> Result<AuditPage, Failure> {
+    let mut found = AuditPage::default();
+    let mut after = (!query.after.is_empty()).then(|| PageCursor::new(&query.after));
+    for _ in 0..LOOKED_AT {
+        let mut list = board.ezq.audit().list().limit(PAGE);
+        if !query.queue.trim().is_empty() {
+            list = list.queue(query.queue.trim());
+        }
+        if let Some(place) = after {
+            list = list.after(place);
+        }
+        let page = board.ask(list).await?;
+        found
+            .entries
+            .extend(page.entries.into_iter().filter(|entry| query.fits(entry)));
+        found.next.clone_from(&page.next);
+        after = page.next;
+        if after.is_none() || found.entries.len() >= PAGE {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+impl AuditRow {
+    fn of(frame: &Frame, entry: &AuditEntry) -> Self {
+        let queue = Option::<QueueName>::from(entry.queue.clone());
+        let queue = queue.map_or_else(String::new, |queue| queue.to_string());
+        let queue_href = frame.to(&format!("/queues/{}", text::encoded(&queue)));
+        let (what, href) = what(frame, &queue_href, entry);
+
+        Self {
+            at: text::time(entry.at),
+            ago: text::relative(entry.at, chrono::Utc::now()),
+            by: entry.signature.by.clone(),
+            action: entry.action.name(),
+            queue_href,
+            queue,
+            what,
+            href,
+            count: entry.count.map_or_else(String::new, text::number),
+            reason: entry.signature.reason.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// What something was done to, and where that is to be seen; an empty address for nowhere.
+fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String) {
+    let to = entry.target.as_ref();
+    let to = to.map_or_else(String::new, |to| format!(" to {to}"));
+    if let Some(id) = &entry.operation {
+        let which = entry.selection.as_ref();
+        let which = which.map_or_else(String::new, |(state, filter)| {
+            format!("{}: {}", plural(*state), says(filter))
+        });
+        let href = frame.to(&format!("/operations/{}", text::encoded(id)));
+        return (format!("{which}{to}"), href);
+    }
+    match (&entry.event, &entry.handler) {
+        (Some(EventRef::Dead(id)), _) => {
+            let href = format!("{queue_href}/dead/{}", text::encoded(&id.to_string()));
+            (format!("dead letter {id}{to}"), href)
+        }
+        (Some(event), _) => (format!("message {}{to}", event.id()), String::new()),
+        (None, Some(handler)) => (format!("handler {handler}"), queue_href.to_owned()),
+        (None, None) => (String::new(), String::new()),
+    }
+}
