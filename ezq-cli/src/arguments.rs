@@ -4,6 +4,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::audits::AuditVerb;
 use crate::captures::CaptureVerb;
 use crate::check::Check;
 use crate::consumers::ConsumerVerb;
@@ -13,6 +14,7 @@ use crate::events::EventVerb;
 use crate::global::Global;
 use crate::migrations::MigrateVerb;
 use crate::monitoring::MonitoringFile;
+use crate::operations::OperationVerb;
 use crate::queues::QueueVerb;
 use crate::replays::ReplayVerb;
 use crate::schedules::ScheduleVerb;
@@ -55,6 +57,14 @@ pub(crate) enum Noun {
     /// Dead letters: events that were given up
     #[command(subcommand)]
     Dlq(DeadLetterVerb),
+
+    /// Operations: what was started on many events at once
+    #[command(subcommand)]
+    Operation(OperationVerb),
+
+    /// The audit trail: who did what
+    #[command(subcommand)]
+    Audit(AuditVerb),
 
     /// Schedules: when they fire, and whether they are paused
     #[command(subcommand)]

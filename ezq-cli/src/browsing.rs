@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use ezq::admin::{ErrorGroup, EventFilter, EventState};
+use ezq::admin::{ErrorGroup, EventState};
 use ezq::engine::EventCopy;
 use serde::Serialize;
 
 use crate::copies::CopyRow;
 use crate::failure::Failure;
+use crate::filters::Conditions;
 use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session};
@@ -33,25 +34,8 @@ pub(crate) struct List {
     /// Only events in this state; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = values::state)]
     states: Vec<EventState>,
-    /// Only events of this type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
-    /// Only events of this ordering key
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-    /// Only events that this handler has not finished
-    #[arg(long, value_name = "NAME")]
-    handler: Option<String>,
-    /// Only events whose newest error has this text in it
-    #[arg(long, value_name = "TEXT")]
-    error: Option<String>,
-    /// Only events that were stored at this time or later: `2026-01-31T12:00:00Z`, or `2h` for two hours
-    /// ago
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
-    since: Option<DateTime<Utc>>,
-    /// Only events that were stored before this time
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
-    until: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    conditions: Conditions,
     /// How many to list
     #[arg(long, value_name = "N", default_value = "50")]
     limit: usize,
@@ -73,7 +57,10 @@ pub(crate) async fn list(session: &Session, list: List) -> Result<(), Failure> {
         let mut next = None;
         while found.len() < asked {
             let room = asked.saturating_sub(found.len()).min(PAGE);
-            let mut query = events.page(*state).filter(list.filter()).limit(room);
+            let mut query = events
+                .page(*state)
+                .filter(list.conditions.build())
+                .limit(room);
             if let Some(place) = next {
                 query = query.after(place);
             }
@@ -100,21 +87,6 @@ pub(crate) async fn list(session: &Session, list: List) -> Result<(), Failure> {
             .note("there are more: `--limit` sets how many are listed");
     }
     Ok(())
-}
-
-impl List {
-    fn filter(&self) -> EventFilter {
-        let mut filter = EventFilter::all();
-        filter.event_type.clone_from(&self.event_type);
-        filter.key.clone_from(&self.key);
-        filter.error.clone_from(&self.error);
-        filter.stored_after = self.since;
-        filter.stored_before = self.until;
-        match &self.handler {
-            Some(handler) => filter.handler(handler),
-            None => filter,
-        }
-    }
 }
 
 /// `ezq errors`: what failed alike, those with most events first.

@@ -1,21 +1,29 @@
 //! `ezq dlq`: the dead letters of a queue, listed, redriven and discarded.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use ezq::admin::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, DeadLetterSelection};
+use ezq::admin::{DeadLetterFilter, EventAction, EventFilter, EventRef, EventState};
 use ezq::message::{MessageId, ReasonKind};
 use ezq::{Ezq, QueueName};
 use serde_json::json;
 
+use crate::bulk::Bulk;
 use crate::confirmation::confirm;
 use crate::failure::Failure;
 use crate::letters::{Letter, WholeLetter};
 use crate::names;
+use crate::progress::Progress;
 use crate::session::{Access, Session};
+use crate::signed::{Signed, signed};
 use crate::text;
 use crate::values;
+
+/// How many dead letters an export holds in memory.
+const PAGE: usize = 100;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetterVerb {
@@ -70,8 +78,8 @@ pub(crate) struct Filter {
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
     /// Only those that died for this reason, such as `max_attempts`
-    #[arg(long, value_parser = values::reason)]
-    reason: Option<ReasonKind>,
+    #[arg(long, value_name = "REASON", value_parser = values::reason)]
+    died_of: Option<ReasonKind>,
     /// Only those that died at this time or later: `2026-01-31T12:00:00Z`, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     since: Option<DateTime<Utc>>,
@@ -91,9 +99,11 @@ pub(crate) struct Selection {
     /// All of the queue
     #[arg(long, conflicts_with = "ids")]
     all: bool,
-    /// How many a second at most
+    /// How many a second at most, on average
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    #[command(flatten)]
+    signed: Signed,
     #[command(flatten)]
     filter: Filter,
 }
@@ -106,8 +116,8 @@ pub(crate) async fn run(session: &Session, verb: DeadLetterVerb) -> Result<(), F
             limit,
         } => list(session, &queue, filter, limit).await,
         DeadLetterVerb::Show { queue, id } => show(session, &queue, id).await,
-        DeadLetterVerb::Redrive { selection } => act(session, Action::Redrive, selection).await,
-        DeadLetterVerb::Discard { selection } => act(session, Action::Discard, selection).await,
+        DeadLetterVerb::Redrive { selection } => selection.act(session, EventAction::Redrive).await,
+        DeadLetterVerb::Discard { selection } => selection.act(session, EventAction::Discard).await,
         DeadLetterVerb::Export { queue, filter } => export(session, &queue, filter).await,
     }
 }
@@ -157,118 +167,168 @@ async fn show(session: &Session, queue: &str, id: i64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints page after page, so that it takes the same memory whatever there is.
 async fn export(session: &Session, queue: &str, filter: Filter) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
     let queue = names::queue(&ezq, queue).await?;
-    // Held in memory until all are read: an error on the way must not look like a whole export.
-    let found = ezq
-        .dead_letters(&queue)?
-        .list(&filter.build(), usize::MAX)
-        .await?;
+    let letters = ezq.dead_letters(&queue)?;
+    // Counts stop at 10,000: beyond, the bar has no end. With a filter nobody knows how many there are.
+    let dead = ezq.queues().get(&queue).await?.dead;
+    let total = (filter.is_empty() && !dead.is_capped).then_some(dead.value);
+    let bar = Progress::new(session.output, total, "exporting");
 
-    let rows: Vec<WholeLetter<'_>> = found
-        .iter()
-        .map(|letter| WholeLetter::of(queue.as_str(), letter))
-        .collect();
-    session.output.lines(&rows)?;
+    let filter = filter.build();
+    let mut after = None;
+    let mut count = 0;
+    loop {
+        let page = letters.list_after(after.as_ref(), &filter, PAGE).await;
+        // What is printed by now must not look like all of it.
+        let page = page.map_err(|error| {
+            let error = Failure::from(error);
+            Failure::error(format!("only {count} dead letters are exported: {error}"))
+        })?;
+        let rows: Vec<WholeLetter<'_>> = page
+            .iter()
+            .map(|letter| WholeLetter::of(queue.as_str(), letter))
+            .collect();
+        session.output.lines(&rows)?;
+        count += u64::try_from(page.len()).unwrap_or(0);
+        bar.at(count);
+        // A page that is not full is the last.
+        if page.len() < PAGE {
+            break;
+        }
+        after = page.last().map(|letter| letter.id.clone());
+    }
+    drop(bar);
     ezq.close().await;
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Action {
-    Redrive,
-    Discard,
-}
+impl Selection {
+    async fn act(self, session: &Session, action: EventAction) -> Result<(), Failure> {
+        let is_by_id = self.is_by_id()?;
+        let ezq = session.connect(Access::Change).await?;
+        let queue = names::queue(&ezq, &self.queue).await?;
+        if is_by_id {
+            return self.act_on_ids(session, ezq, queue, action).await;
+        }
+        let bulk = Bulk {
+            queue,
+            action,
+            state: EventState::Dead,
+            filter: self.filter.of_events(),
+            rate: self.rate,
+            signed: self.signed,
+        };
+        bulk.run(session, ezq).await
+    }
 
-impl Action {
-    fn begin<'a>(
+    /// Whether letters are named by their ids. Nothing that is said is ignored, and nothing is changed that
+    /// nobody named.
+    fn is_by_id(&self) -> Result<bool, Failure> {
+        match (self.ids.is_empty(), self.filter.is_empty(), self.all) {
+            (false, true, _) => Ok(true),
+            (true, false, false) | (true, true, true) => Ok(false),
+            (false, false, _) => Err(Failure::usage("give either ids or a filter")),
+            (true, false, true) => Err(Failure::usage("give either a filter or `--all`")),
+            (true, true, false) => Err(Failure::usage(
+                "which dead letters? Give their ids, a filter such as `--handler`, or `--all`",
+            )),
+        }
+    }
+
+    async fn act_on_ids(
         self,
-        letters: &DeadLetterQueue<'a>,
-        which: DeadLetterSelection,
-    ) -> DeadLetterAction<'a> {
-        match self {
-            Self::Redrive => letters.redrive(which),
-            Self::Discard => letters.discard(which),
+        session: &Session,
+        ezq: Ezq,
+        queue: QueueName,
+        action: EventAction,
+    ) -> Result<(), Failure> {
+        let dry_run = session.global.dry_run;
+        // A set: an id that is given twice means one letter.
+        let asked: BTreeSet<i64> = self.ids.iter().copied().collect();
+        let letters = ezq.dead_letters(&queue)?;
+        if action == EventAction::Discard && !dry_run && !session.global.yes {
+            let mut count: u64 = 0;
+            for id in &asked {
+                let found = letters.get(&MessageId::Number(*id)).await?;
+                count += u64::from(found.is_some());
+            }
+            let what = format!("this deletes {}", letters_of(count, &queue));
+            confirm(session, &what, queue.as_str())?;
         }
-    }
 
-    /// The participle and the infinitive.
-    fn verbs(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Redrive => ("redriven", "redrive"),
-            Self::Discard => ("discarded", "discard"),
+        let mut done = Vec::new();
+        let mut missing = Vec::new();
+        for id in asked {
+            let letter = MessageId::Number(id);
+            let is_done = match dry_run {
+                true => letters.get(&letter).await?.is_some(),
+                false => self.act_on(&ezq, &queue, &action, &letter).await?,
+            };
+            match is_done {
+                true => done.push(id.to_string()),
+                false => missing.push(id.to_string()),
+            }
         }
-    }
-}
+        ezq.close().await;
+        report(session, &action, &queue, &done)?;
 
-async fn act(session: &Session, action: Action, selection: Selection) -> Result<(), Failure> {
-    let asked: BTreeSet<i64> = selection.ids.iter().copied().collect();
-    let which = selection.which()?;
-    let dry_run = session.global.dry_run;
-    let ezq = session.connect(Access::Change).await?;
-    let queue = names::queue(&ezq, &selection.queue).await?;
-
-    let letters = ezq.dead_letters(&queue)?;
-    if matches!(action, Action::Discard) && !dry_run && !session.global.yes {
-        // Only a dry run knows how many a filter selects. With `--yes` nobody would read it.
-        let count = action.begin(&letters, which.clone()).dry_run().await?.len();
-        let what = format!("this deletes {}", letters_of(count, &queue));
-        confirm(session, &what, queue.as_str())?;
+        // An id that was asked for and is no dead letter is an error, after the others were done.
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "the queue `{queue}` has no dead letter {}",
+            missing.join(", ")
+        );
+        Err(Failure::not_found(text))
     }
 
-    let mut request = action.begin(&letters, which);
-    if let Some(rate) = selection.rate {
-        request = request.rate(rate);
+    async fn act_on(
+        &self,
+        ezq: &Ezq,
+        queue: &QueueName,
+        action: &EventAction,
+        letter: &MessageId,
+    ) -> Result<bool, Failure> {
+        let events = ezq.events(queue)?;
+        let request = match action {
+            EventAction::Redrive => events.redrive(letter),
+            _ => events.discard(EventRef::Dead(letter.clone())),
+        };
+        let is_done = signed!(request, self.signed).await?;
+        if let (true, Some(rate)) = (is_done, self.rate) {
+            tokio::time::sleep(Duration::from_secs(1) / rate).await;
+        }
+        Ok(is_done)
     }
-    let done = match dry_run {
-        true => request.dry_run().await?,
-        false => request.await?,
-    };
-    report(session, action, &queue, &done)?;
-    close_and_check(ezq, &queue, &asked, &done).await
 }
 
 fn report(
     session: &Session,
-    action: Action,
+    action: &EventAction,
     queue: &QueueName,
-    done: &[MessageId],
+    done: &[String],
 ) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
-    let (participle, infinitive) = action.verbs();
-    // Texts, as everywhere: they may exceed what a reader of JSON keeps exact.
-    let ids: Vec<String> = done.iter().map(ToString::to_string).collect();
+    let (participle, infinitive) = match action {
+        EventAction::Redrive => ("redriven", "redrive"),
+        _ => ("discarded", "discard"),
+    };
     let what = letters_of(done.len(), queue);
     let text = match dry_run {
         true => format!("would {infinitive} {what}"),
         false => format!("{participle}: {what}"),
     };
-
+    // The ids are texts, as everywhere: they may exceed what a reader of JSON keeps exact.
     let answer =
-        json!({"queue": queue.as_str(), participle: done.len(), "ids": ids, "dry_run": dry_run});
+        json!({"queue": queue.as_str(), participle: done.len(), "ids": done, "dry_run": dry_run});
     session.output.done(&answer, text)
 }
 
-/// An id that was asked for and is no dead letter is an error, after the others were done.
-async fn close_and_check(
-    ezq: Ezq,
-    queue: &QueueName,
-    asked: &BTreeSet<i64>,
-    done: &[MessageId],
-) -> Result<(), Failure> {
-    ezq.close().await;
-    let done: BTreeSet<i64> = done.iter().filter_map(MessageId::as_number).collect();
-    let missing: Vec<String> = asked.difference(&done).map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let missing = missing.join(", ");
-    let text = format!("the queue `{queue}` has no dead letter {missing}");
-    Err(Failure::not_found(text))
-}
-
-fn letters_of(count: usize, queue: &QueueName) -> String {
+fn letters_of<N: From<u8> + PartialEq + Display>(count: N, queue: &QueueName) -> String {
     let letters = text::counted(count, "dead letter");
     format!("{letters} of the queue `{queue}`")
 }
@@ -278,13 +338,13 @@ impl Filter {
         let Self {
             handler,
             event_type,
-            reason,
+            died_of,
             since,
             until,
         } = self;
         handler.is_none()
             && event_type.is_none()
-            && reason.is_none()
+            && died_of.is_none()
             && since.is_none()
             && until.is_none()
     }
@@ -297,7 +357,7 @@ impl Filter {
         if let Some(event_type) = &self.event_type {
             filter = filter.event_type(event_type);
         }
-        if let Some(reason) = self.reason {
+        if let Some(reason) = self.died_of {
             filter = filter.reason(reason);
         }
         if let Some(since) = self.since {
@@ -308,24 +368,16 @@ impl Filter {
         }
         filter
     }
-}
-
-impl Selection {
-    /// What is selected. Nothing that is said is ignored, and nothing is changed that nobody named.
-    fn which(&self) -> Result<DeadLetterSelection, Failure> {
-        match (self.ids.is_empty(), self.filter.is_empty(), self.all) {
-            (false, true, _) => {
-                // A set: an id that is given twice means one letter.
-                let ids: BTreeSet<i64> = self.ids.iter().copied().collect();
-                let ids = ids.into_iter().map(MessageId::Number).collect::<Vec<_>>();
-                Ok(ids.into())
-            }
-            (true, false, false) | (true, true, true) => Ok(self.filter.build().into()),
-            (false, false, _) => Err(Failure::usage("give either ids or a filter")),
-            (true, false, true) => Err(Failure::usage("give either a filter or `--all`")),
-            (true, true, false) => Err(Failure::usage(
-                "which dead letters? Give their ids, a filter such as `--handler`, or `--all`",
-            )),
+    /// The same for an operation. A dead letter is stored when it dies.
+    fn of_events(&self) -> EventFilter {
+        let mut filter = EventFilter::all();
+        filter.event_type.clone_from(&self.event_type);
+        filter.died_of = self.died_of;
+        filter.stored_after = self.since;
+        filter.stored_before = self.until;
+        match &self.handler {
+            Some(handler) => filter.died_by(handler),
+            None => filter,
         }
     }
 }

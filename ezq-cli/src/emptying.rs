@@ -218,7 +218,7 @@ fn with(held: QueueContents) -> String {
 
 fn counted(count: Count, noun: &str) -> String {
     match count.value {
-        1 => text::counted(1, noun),
+        1 => text::counted(1_u64, noun),
         _ => format!("{count} {noun}s"),
     }
 }

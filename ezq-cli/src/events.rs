@@ -1,23 +1,28 @@
-//! `ezq event`: publishing an event by hand, and what became of one. Listing is in `browsing.rs`, and what
-//! is done to one event in `one_event.rs`.
+//! `ezq event`: publishing an event by hand, what became of one, and which events a command changes. Listing
+//! is in `browsing.rs`, and what is done to events in `one_event.rs` and `bulk.rs`.
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use ezq::Envelope;
+use ezq::admin::{EventAction, EventRef, EventState};
 use ezq::engine::Cancel;
 use ezq::error::error_chain;
+use ezq::message::MessageId;
+use ezq::{Envelope, Ezq};
 use serde_json::json;
 
 use crate::browsing::{self, List};
+use crate::bulk::Bulk;
 use crate::copies::HistoryRow;
 use crate::failure::Failure;
+use crate::filters::{Choice, Chosen};
 use crate::following::{self, Tail};
 use crate::names;
-use crate::one_event::{self, OneEvent};
+use crate::one_event::{self, OneAct, OneEvent};
 use crate::session::{Access, Session};
+use crate::signed::Signed;
 use crate::values;
 
 #[derive(Debug, Subcommand)]
@@ -34,15 +39,19 @@ pub(crate) enum EventVerb {
     /// Cancel an event by its number, also while it is handled. It becomes a dead letter
     Cancel(OneEvent),
 
-    /// Delete an event by its number, also while it is handled
-    Discard(OneEvent),
+    /// Delete events: one by its number, also while it is handled, or all that match
+    Discard(Change),
 
-    /// Try an event at once that waits for another attempt
-    Retry {
-        /// The queue
-        queue: String,
-        /// Its number, as `list` shows it
-        id: i64,
+    /// Try events at once that wait for another attempt, or with `--state scheduled` are due later
+    Retry(Change),
+
+    /// Move events to another queue, which must exist
+    Move {
+        /// The other queue
+        #[arg(long, value_name = "QUEUE")]
+        to: String,
+        #[command(flatten)]
+        change: Change,
     },
 
     /// Show every stored copy of an event, with its handlers' attempts and errors
@@ -87,14 +96,94 @@ pub(crate) struct Publish {
     at: Option<DateTime<Utc>>,
 }
 
+/// What is changed, and who says so.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    signed: Signed,
+    // Last: what follows would be listed as filters by `--help`.
+    #[command(flatten)]
+    choice: Choice,
+}
+
+impl Change {
+    async fn discard(self, session: &Session) -> Result<(), Failure> {
+        // One that waits is cancelled, which also reaches one that a worker has.
+        if let Chosen::One(id) = self.choice.chosen(None)? {
+            let event = OneEvent {
+                queue: self.choice.queue,
+                id,
+                signed: self.signed,
+            };
+            return one_event::cancel(session, event, Cancel::Discard).await;
+        }
+        let chosen = self.choice.chosen(None)?;
+        let ezq = session.connect(Access::Change).await?;
+        self.act(session, ezq, chosen, EventAction::Discard).await
+    }
+
+    async fn retry(self, session: &Session) -> Result<(), Failure> {
+        let chosen = self.choice.chosen(Some(EventState::Retrying))?;
+        let ezq = session.connect(Access::Change).await?;
+        self.act(session, ezq, chosen, EventAction::RetryNow).await
+    }
+
+    async fn move_to(self, session: &Session, to: &str) -> Result<(), Failure> {
+        let chosen = self.choice.chosen(None)?;
+        let ezq = session.connect(Access::Change).await?;
+        let to = names::queue(&ezq, to).await?;
+        self.act(session, ezq, chosen, EventAction::Move { to })
+            .await
+    }
+
+    async fn act(
+        self,
+        session: &Session,
+        ezq: Ezq,
+        chosen: Chosen,
+        action: EventAction,
+    ) -> Result<(), Failure> {
+        let queue = names::queue(&ezq, &self.choice.queue).await?;
+        if action.target() == Some(&queue) {
+            let text = format!("`--to {queue}` is the queue that the events are in");
+            return Err(Failure::usage(text));
+        }
+
+        let signed = self.signed;
+        let event = match chosen {
+            Chosen::One(id) => EventRef::Waiting(MessageId::Number(id)),
+            Chosen::Letter(id) => EventRef::Dead(MessageId::Number(id)),
+            Chosen::Many(state, filter) => {
+                let bulk = Bulk {
+                    queue,
+                    action,
+                    state,
+                    filter,
+                    rate: self.choice.rate,
+                    signed,
+                };
+                return bulk.run(session, ezq).await;
+            }
+        };
+        let act = OneAct {
+            queue,
+            event,
+            action,
+            signed,
+        };
+        act.run(session, ezq).await
+    }
+}
+
 pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failure> {
     match verb {
         EventVerb::Publish(publish) => publish.run(session).await,
         EventVerb::List(list) => browsing::list(session, list).await,
         EventVerb::Tail(tail) => following::tail(session, tail).await,
         EventVerb::Cancel(event) => one_event::cancel(session, event, Cancel::Dead).await,
-        EventVerb::Discard(event) => one_event::cancel(session, event, Cancel::Discard).await,
-        EventVerb::Retry { queue, id } => one_event::retry(session, &queue, id).await,
+        EventVerb::Discard(change) => change.discard(session).await,
+        EventVerb::Retry(change) => change.retry(session).await,
+        EventVerb::Move { change, to } => change.move_to(session, &to).await,
         EventVerb::Show { id, queue } => show(session, &id, queue).await,
     }
 }

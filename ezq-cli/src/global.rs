@@ -24,7 +24,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Do not ask before something is destroyed
+    /// Do not ask before something is destroyed, or many events are changed
     #[arg(long, short, global = true)]
     pub(crate) yes: bool,
 

@@ -9,12 +9,16 @@
 //! | which database a command uses, and how it connects | `session.rs`, `contexts.rs` |
 //! | tables, JSON and colours | `output.rs`, `text.rs` |
 //! | what a failure says, and its exit code | `failure.rs` |
+//! | everything that matches, changed at once | `bulk.rs`, `filters.rs`, `progress.rs` |
+//! | who says so, and why | `signed.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
 //! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
+mod audits;
 mod body;
 mod browsing;
+mod bulk;
 mod captures;
 mod check;
 mod confirmation;
@@ -31,6 +35,7 @@ mod emptying;
 mod events;
 mod exposition;
 mod failure;
+mod filters;
 mod following;
 mod generated;
 mod global;
@@ -39,11 +44,14 @@ mod migrations;
 mod monitoring;
 mod names;
 mod one_event;
+mod operations;
 mod output;
+mod progress;
 mod queues;
 mod replays;
 mod schedules;
 mod session;
+mod signed;
 mod stopping;
 mod subscriptions;
 mod text;
@@ -92,6 +100,8 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Event(verb) => events::run(&session, verb).await,
             Noun::Errors { queue, limit } => browsing::errors(&session, &queue, limit).await,
             Noun::Dlq(verb) => dead_letters::run(&session, verb).await,
+            Noun::Operation(verb) => operations::run(&session, verb).await,
+            Noun::Audit(verb) => audits::run(&session, verb).await,
             Noun::Schedule(verb) => schedules::run(&session, verb).await,
             Noun::Consumer(verb) => consumers::run(&session, verb).await,
             Noun::Subscription(verb) => subscriptions::run(&session, verb).await,

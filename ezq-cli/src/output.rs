@@ -53,6 +53,11 @@ impl Output {
         }
     }
 
+    /// Whether somebody may look at how far something is.
+    pub(crate) fn has_progress(self) -> bool {
+        !self.is_json && !self.is_quiet
+    }
+
     /// Prints a list. An empty one is nothing on stdout, and a note.
     pub(crate) fn list<R: Row>(self, rows: &[R], if_empty: &str) -> Result<(), Failure> {
         if self.is_json {

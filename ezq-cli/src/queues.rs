@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session, user};
+use crate::signed::{Signed, signed};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -42,12 +43,8 @@ pub(crate) enum QueueVerb {
         /// Pause only this handler
         #[arg(long, value_name = "NAME")]
         handler: Option<String>,
-        /// Who pauses it [default: the user of this machine]
-        #[arg(long, value_name = "WHO")]
-        by: Option<String>,
-        /// Why
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
+        #[command(flatten)]
+        signed: Signed,
     },
 
     /// End a pause. Paused handlers of a resumed queue stay paused
@@ -57,6 +54,9 @@ pub(crate) enum QueueVerb {
         /// Resume only this handler
         #[arg(long, value_name = "NAME")]
         handler: Option<String>,
+        /// Who resumes it [default: user@host of this machine]
+        #[arg(long, value_name = "WHO")]
+        by: Option<String>,
     },
 
     /// Wait until a queue is empty: nothing is ready, being handled or waits for another attempt
@@ -86,10 +86,11 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
         QueueVerb::Pause {
             queue,
             handler,
-            by,
-            reason,
-        } => pause(session, &queue, handler.as_deref(), by, reason).await,
-        QueueVerb::Resume { queue, handler } => resume(session, &queue, handler.as_deref()).await,
+            signed,
+        } => pause(session, &queue, handler.as_deref(), signed).await,
+        QueueVerb::Resume { queue, handler, by } => {
+            resume(session, &queue, handler.as_deref(), by).await
+        }
         QueueVerb::Drain(drain) => emptying::drain(session, drain).await,
         QueueVerb::Drop { queue, force } => emptying::drop_queue(session, &queue, force).await,
         QueueVerb::Purge { queue } => purge(session, &queue).await,
@@ -152,23 +153,17 @@ async fn pause(
     session: &Session,
     queue: &str,
     handler: Option<&str>,
-    by: Option<String>,
-    reason: Option<String>,
+    signed: Signed,
 ) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
     let queue = names::queue(&ezq, queue).await?;
     let what = target(queue.as_str(), handler);
 
-    let mut request = match handler {
+    let request = match handler {
         None => ezq.queues().pause(&queue),
         Some(handler) => ezq.queues().pause_handler(&queue, handler),
     };
-    if let Some(who) = by.or_else(user) {
-        request = request.by(who);
-    }
-    if let Some(reason) = reason {
-        request = request.reason(reason);
-    }
+    let request = signed!(request, signed);
     // A queue that is paused stays so, which a dry run can tell by looking.
     let is_changed = match session.global.dry_run {
         true => !is_paused(&ezq, &queue, handler).await?,
@@ -184,15 +179,26 @@ async fn pause(
     changed(session, queue.as_str(), handler, is_changed, text)
 }
 
-async fn resume(session: &Session, queue: &str, handler: Option<&str>) -> Result<(), Failure> {
+async fn resume(
+    session: &Session,
+    queue: &str,
+    handler: Option<&str>,
+    by: Option<String>,
+) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
     let name = queue.into_queue_name()?;
     let what = target(name.as_str(), handler);
 
-    let is_changed = match (session.global.dry_run, handler) {
-        (true, _) => is_paused(&ezq, &name, handler).await?,
-        (false, None) => ezq.queues().resume(&name).await?,
-        (false, Some(handler)) => ezq.queues().resume_handler(&name, handler).await?,
+    let mut request = match handler {
+        None => ezq.queues().resume(&name),
+        Some(handler) => ezq.queues().resume_handler(&name, handler),
+    };
+    if let Some(who) = by.or_else(user) {
+        request = request.by(who);
+    }
+    let is_changed = match session.global.dry_run {
+        true => is_paused(&ezq, &name, handler).await?,
+        false => request.await?,
     };
     // A queue that was dropped while it was paused can be resumed, so this is asked last.
     if !is_changed {
@@ -261,7 +267,7 @@ async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
     ezq.close().await;
 
     let verb = if dry_run { "would delete" } else { "deleted" };
-    let events = text::counted(usize::try_from(purged).unwrap_or(usize::MAX), "event");
+    let events = text::counted(purged, "event");
     let answer = json!({"queue": queue.as_str(), "purged": purged, "dry_run": dry_run});
     session
         .output

@@ -87,21 +87,32 @@ impl Session {
             return contexts::url(&self.global, name, self.output);
         }
 
-        ["EZQ_DATABASE_URL", "DATABASE_URL"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
-            .ok_or_else(|| {
-                Failure::usage(
-                    "no database is named: use `--database-url`, `--context`, or the variable \
-                     EZQ_DATABASE_URL or DATABASE_URL",
-                )
-            })
+        variable(&["EZQ_DATABASE_URL", "DATABASE_URL"]).ok_or_else(|| {
+            Failure::usage(
+                "no database is named: use `--database-url`, `--context`, or the variable \
+                 EZQ_DATABASE_URL or DATABASE_URL",
+            )
+        })
     }
 }
 
-/// Who runs the program. It tells others more than the name of the program.
+/// Who runs the program, and where: `ada@box`. It tells others more than the name of the program.
 pub(crate) fn user() -> Option<String> {
-    std::env::var("USER").ok().filter(|user| !user.is_empty())
+    let user = variable(&["USER", "LOGNAME", "USERNAME"])?;
+    let host = variable(&["HOSTNAME", "COMPUTERNAME"]).or_else(|| {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    });
+    match host {
+        Some(host) => Some(format!("{user}@{host}")),
+        None => Some(user),
+    }
+}
+
+/// The first of these variables that holds something.
+fn variable(names: &[&str]) -> Option<String> {
+    let mut found = names.iter().filter_map(|name| std::env::var(name).ok());
+    found.find(|text| !text.is_empty())
 }
 
 /// Logs to stderr: errors only with `--quiet`, and more with each `--verbose`. What fails on purpose logs

@@ -1,6 +1,7 @@
 //! Texts for people: what others wrote, made harmless, and durations.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -67,10 +68,10 @@ pub(crate) fn time_if_any(found: Option<DateTime<Utc>>) -> String {
 }
 
 /// A number and its noun, in the plural where that is right.
-pub(crate) fn counted(number: usize, noun: &str) -> String {
-    match number {
-        1 => format!("1 {noun}"),
-        _ => format!("{number} {noun}s"),
+pub(crate) fn counted<N: From<u8> + PartialEq + Display>(number: N, noun: &str) -> String {
+    match number == N::from(1) {
+        true => format!("1 {noun}"),
+        false => format!("{number} {noun}s"),
     }
 }
 

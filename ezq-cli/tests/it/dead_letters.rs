@@ -33,8 +33,8 @@ ID  TYPE        DIED                  REASON  HANDLER  ERROR
         (["--handler", "mail"], vec!["1", "2", "3"]),
         (["--handler", "it's"], vec![]),
         (["--type", "%"], vec![]),
-        (["--reason", "fatal"], vec!["1", "2", "3"]),
-        (["--reason", "operator"], vec![]),
+        (["--died-of", "fatal"], vec!["1", "2", "3"]),
+        (["--died-of", "operator"], vec![]),
         (["--since", "1h"], vec!["1", "2", "3"]),
         (["--until", "1h"], vec![]),
         (["--since", "2999-01-01T00:00:00Z"], vec![]),
@@ -47,7 +47,7 @@ ID  TYPE        DIED                  REASON  HANDLER  ERROR
             .collect();
         assert_eq!(found, ids, "{filter:?}");
     }
-    ezq(&url, &["dlq", "list", "orders", "--reason", "bad"]).fails(2, "use one of fatal");
+    ezq(&url, &["dlq", "list", "orders", "--died-of", "bad"]).fails(2, "use one of fatal");
     ezq(&url, &["dlq", "list", "ordres"]).fails(3, "is it `orders`?");
 }
 
@@ -110,7 +110,11 @@ async fn dead_letters_are_redriven_by_id_by_filter_or_all(database: TestDatabase
         "",
         "would redrive 3 dead letters of the queue `orders`\n",
     );
-    let one = ezq(&url, &["dlq", "redrive", "orders", "--type", "order.sent"]);
+    let refused = "error: this redrives 1 dead letter of the queue `orders`: not without \
+                   confirmation. Repeat the command with `--yes`\n";
+    let sent = ["dlq", "redrive", "orders", "--type", "order.sent"];
+    ezq(&url, &sent).is(4, "", refused);
+    let one = ezq(&url, &[&sent[..], &["--yes"]].concat());
     one.is(0, "", "redriven: 1 dead letter of the queue `orders`\n");
 
     let missing = "redriven: 1 dead letter of the queue `orders`\n\
@@ -119,17 +123,46 @@ async fn dead_letters_are_redriven_by_id_by_filter_or_all(database: TestDatabase
     let all = ezq(
         &url,
         &[
-            "dlq", "redrive", "orders", "--all", "--json", "--rate", "100",
+            "dlq", "redrive", "orders", "--all", "--json", "-y", "--rate", "100",
         ],
     );
-    let answer = json!({"queue": "orders", "redriven": 1, "ids": ["3"], "dry_run": false});
-    assert_eq!(all.objects(), [answer]);
+    let mut all = all.objects();
+    assert!(all[0]["operation"].take().is_string(), "{all:?}");
+    let answer = json!({
+        "operation": null, "queue": "orders", "action": "redrive", "state": "dead", "target": null,
+        "total": 1, "done": 1, "skipped": 0, "failed": 0, "dry_run": false,
+    });
+    assert_eq!(all, [answer]);
+    let none = ezq(&url, &["dlq", "redrive", "orders", "--all"]);
+    none.is(0, "", "redriven: 0 dead letters of the queue `orders`\n");
 
     let left = ezq(&url, &["queue", "show", "orders", "--json"]).objects();
     assert_eq!(
         (&left[0]["ready"], &left[0]["dead"]),
         (&json!(3), &json!(0))
     );
+}
+
+#[ezq::test]
+async fn a_filter_changes_the_letters_that_it_lists(database: TestDatabase) {
+    bury(&database, "orders", &LETTERS).await;
+    let url = database.url();
+    for filter in [
+        ["--type", "order.paid"],
+        ["--type", "%"],
+        ["--handler", "mail"],
+        ["--handler", "it's"],
+        ["--died-of", "fatal"],
+        ["--died-of", "max_attempts"],
+        ["--since", "1h"],
+        ["--until", "1h"],
+    ] {
+        let list = [&["dlq", "list", "orders", "--json"][..], &filter].concat();
+        let dry = ["dlq", "discard", "orders", "-n", "--json"];
+        let dry = ezq(&url, &[&dry[..], &filter].concat()).objects();
+        let listed = ezq(&url, &list).objects().len();
+        assert_eq!(dry[0]["total"], json!(listed), "{filter:?}");
+    }
 }
 
 #[ezq::test]

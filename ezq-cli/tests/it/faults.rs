@@ -78,6 +78,7 @@ async fn nothing_is_created_by_looking_or_in_a_wrong_database(database: TestData
 async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDatabase) {
     bury(&database, "orders", &[("order.paid", "no such account")]).await;
     publish(&publisher(&database).await, "orders", "order.paid", "{}").await;
+    create(&publisher(&database).await, "orders_2").await;
     let url = database.url();
     let mut admin = PgConnection::connect(&url).await.unwrap();
     // The name is the server's, and tests share that.
@@ -99,15 +100,38 @@ async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDataba
             .len(),
         1
     );
-    for noun in ["consumer", "subscription", "schedule", "replay", "capture"] {
+    for noun in [
+        "consumer",
+        "subscription",
+        "schedule",
+        "replay",
+        "capture",
+        "operation",
+        "audit",
+    ] {
         assert_eq!(ezq(&reader, &[noun, "list"]).code, 0, "{noun}");
     }
     for arguments in [
         &["queue", "create", "invoices"][..],
         &["queue", "pause", "orders"],
         &["queue", "purge", "orders", "--yes"],
-        &["dlq", "redrive", "orders", "--all"],
+        &["dlq", "redrive", "orders", "--all", "--yes"],
+        &["dlq", "redrive", "orders", "1"],
         &["dlq", "discard", "orders", "--all", "--yes"],
+        &["event", "move", "orders", "1", "--to", "orders_2"],
+        &[
+            "event", "discard", "orders", "--all", "--state", "ready", "--yes",
+        ],
+        &["event", "retry", "orders", "1"],
+        &["event", "cancel", "orders", "1"],
+        &[
+            "event", "publish", "--queue", "orders", "--type", "x", "--data", "{}",
+        ],
+        &["queue", "drop", "orders", "--force", "--yes"],
+        &["queue", "drain", "orders", "--pause"],
+        &["migrate", "up"],
+        &["subscription", "add", "orders", "x", "--app", "shop"],
+        &["replay", "start", "again", "--queue", "orders", "--all"],
     ] {
         ezq(&reader, arguments).fails(1, "error: ");
     }

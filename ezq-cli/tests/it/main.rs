@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod browsing;
+mod bulk;
 mod dashboard;
 mod dead_letters;
 mod doctor;

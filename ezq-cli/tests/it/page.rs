@@ -66,6 +66,7 @@ fn print(line: &str, url: &str) -> String {
         .env_clear()
         .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
         .env("USER", "ada")
+        .env("HOSTNAME", "box")
         .env("EZQ_DATABASE_URL", url)
         .output()
         .unwrap();

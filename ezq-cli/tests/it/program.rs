@@ -25,6 +25,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_clear()
         .env("USER", "ada")
+        .env("HOSTNAME", "box")
         .stdin(Stdio::null());
     command
 }

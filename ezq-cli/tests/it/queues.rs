@@ -38,7 +38,7 @@ orders    1      0       0         0          1     -       paused
     let mut orders = objects[1].clone();
     orders["at"].take();
     orders["pauses"][0]["since"].take();
-    let pause = json!({"handler": null, "since": null, "by": "ada", "reason": null});
+    let pause = json!({"handler": null, "since": null, "by": "ada@box", "reason": null});
     let expected = json!({
         "queue": "orders", "at": null, "ready": 1, "leased": 0, "retrying": 0, "scheduled": 0,
         "dead": 1, "capped": [], "oldest_claimable_seconds": null, "is_paused": true,
@@ -77,7 +77,7 @@ scheduled  0
 dead       0
 oldest     -
 paused     since <time> by Ada: the shop's 5% <off>
-paused     the handler `mail`, since <time> by ada
+paused     the handler `mail`, since <time> by ada@box
 ";
     ezq(&url, &["queue", "show", "orders"]).is(0, shown, "");
 

@@ -161,7 +161,7 @@ async fn of_dead_letters(
     let letters = Finding::new(severity, "dead-letters", text)
         .about_queue(queue)
         .advice(format!(
-            "`ezq dlq list {queue}` shows why they died, `ezq dlq redrive {queue}` tries them again"
+            "`ezq dlq list {queue}` shows why they died, `ezq dlq redrive {queue} --all` tries them again"
         ));
     let mut findings = vec![letters];
     findings.extend(untaken(connection, queue).await?);

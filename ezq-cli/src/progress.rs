@@ -1,0 +1,43 @@
+//! Progress bars, on stderr, for people who look at it.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output::Output;
+
+/// How far something is: a bar, or a counter where the total is not known. It draws nothing if stderr is
+/// no terminal, with `--quiet`, and with `--json`.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub(crate) fn new(output: Output, total: Option<u64>, what: &'static str) -> Self {
+        // Hidden by itself where stderr is no terminal.
+        let target = match output.has_progress() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let form = match total {
+            Some(_) => "{msg} [{bar:30}] {human_pos} of {human_len}, {per_sec}, {eta} left",
+            None => "{msg} {spinner} {human_pos}, {per_sec}",
+        };
+        // A template that cannot be read falls back to the bar of the library.
+        let style = ProgressStyle::with_template(form)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
+        let bar = ProgressBar::with_draw_target(total, target).with_style(style);
+        bar.set_message(what);
+        Self { bar }
+    }
+
+    pub(crate) fn at(&self, position: u64) {
+        self.bar.set_position(position);
+    }
+}
+
+/// What follows begins on a line of its own.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
