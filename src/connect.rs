@@ -266,8 +266,8 @@ impl EzqBuilder {
         self
     }
 
-    /// Registers a handler that was made without a macro.
-    pub fn register(mut self, handler: Handler) -> Self {
+    /// Registers a handler that was made without a macro, or a [`Relay`](crate::relay::Relay).
+    pub fn register(mut self, handler: impl Into<Handler>) -> Self {
         self.app = self.app.register(handler);
         self
     }

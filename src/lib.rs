@@ -23,8 +23,8 @@ pub use tokio_util::sync::CancellationToken;
 
 #[doc(inline)]
 pub use ezq_core::{
-    admin, app, codec, config, consumer, engine, error, handler, memory, message, observe, publish,
-    schedule,
+    admin, app, broker, codec, config, consumer, engine, error, handler, memory, message, observe,
+    publish, relay, schedule,
 };
 pub use ezq_pgmq as pgmq;
 

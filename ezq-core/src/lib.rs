@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod broker;
 mod clock;
 pub mod codec;
 pub mod config;
@@ -37,6 +38,7 @@ pub mod observe;
 #[doc(hidden)]
 pub mod private;
 pub mod publish;
+pub mod relay;
 mod runtime;
 pub mod schedule;
 mod shared;

@@ -176,9 +176,9 @@ impl AppBuilder {
         self.register(H::definition())
     }
 
-    /// Registers a handler.
-    pub fn register(mut self, handler: Handler) -> Self {
-        self.handlers.push(handler);
+    /// Registers a handler that was made without a macro, or a [`Relay`](crate::relay::Relay).
+    pub fn register(mut self, handler: impl Into<Handler>) -> Self {
+        self.handlers.push(handler.into());
         self
     }
 

@@ -77,9 +77,9 @@ impl Module {
         self.register(H::definition())
     }
 
-    /// Adds a handler that was made without a macro.
-    pub fn register(mut self, handler: Handler) -> Self {
-        self.handlers.push(handler);
+    /// Adds a handler that was made without a macro, or a [`Relay`](crate::relay::Relay).
+    pub fn register(mut self, handler: impl Into<Handler>) -> Self {
+        self.handlers.push(handler.into());
         self
     }
 

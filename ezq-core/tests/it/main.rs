@@ -30,6 +30,7 @@ mod pauses;
 mod presence;
 mod queue_names;
 mod refusals;
+mod relays;
 mod run_all;
 mod schedule_names;
 mod schedules;
