@@ -5,9 +5,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ezq::admin::{Finding, Health, Operation, QueueSubscription, ScheduleStatus};
+use ezq::admin::{
+    AuditPage, BlockedKey, ErrorGroups, Finding, Health, Operation, QueueSubscription,
+    ScheduleStatus,
+};
 use ezq::pgmq::{CapturedTable, ReplayProgress};
-use ezq::{Ezq, Result};
+use ezq::{Ezq, QueueName, Result};
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
@@ -15,8 +18,8 @@ use crate::access::Access;
 use crate::driver::Driver;
 use crate::failure::{Failure, LIMIT};
 use crate::payload::Payloads;
-use crate::sample::{Sample, Trails};
-use crate::watched::Watched;
+use crate::sample::{ROUND, Sample, Trails};
+use crate::watched::{Shelf, Watched};
 
 /// How often the progress of operations is read while somebody looks, at least.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -24,6 +27,9 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// every queue.
 const EXAMINED: Duration = Duration::from_secs(600);
 const EXAMINATION: Duration = Duration::from_secs(60);
+/// How many groups of errors of a queue, and how many keys that wait, are shown.
+const ERRORS: usize = 50;
+const KEYS: usize = 10;
 /// How many operations are listed.
 const OPERATIONS: usize = 100;
 
@@ -37,12 +43,16 @@ pub(crate) struct Shared {
     pub(crate) payloads: Payloads,
     pub(crate) driver: Arc<Driver>,
     pub(crate) sample: Watched<Sample>,
+    pub(crate) errors: Shelf<QueueName, ErrorGroups>,
+    pub(crate) keys: Shelf<QueueName, Vec<BlockedKey>>,
     pub(crate) schedules: Watched<Vec<ScheduleStatus>>,
     pub(crate) subscriptions: Watched<Vec<QueueSubscription>>,
     pub(crate) captures: Watched<Vec<CapturedTable>>,
     pub(crate) replays: Watched<Vec<ReplayProgress>>,
     pub(crate) health: Watched<Health>,
     pub(crate) examination: Watched<Vec<Finding>>,
+    /// The newest entries of the audit trail.
+    pub(crate) audit: Watched<AuditPage>,
     pub(crate) operations: Watched<Vec<Operation>>,
 }
 
@@ -58,9 +68,19 @@ impl Board {
     pub(crate) fn new(ezq: Ezq, access: Access, payloads: Payloads, every: Duration) -> Self {
         let trails = Arc::new(Trails::default());
         let shared = Shared {
-            sample: watched(&ezq, every, move |ezq| {
-                let trails = Arc::clone(&trails);
-                async move { trails.sample(&ezq).await }
+            sample: {
+                let ezq = ezq.clone();
+                Watched::within(every, ROUND, move || {
+                    let trails = Arc::clone(&trails);
+                    let ezq = ezq.clone();
+                    async move { trails.sample(&ezq).await }.boxed()
+                })
+            },
+            errors: of_queues(&ezq, every, |ezq, queue| async move {
+                ezq.events(&queue)?.errors(ERRORS).await
+            }),
+            keys: of_queues(&ezq, every, |ezq, queue| async move {
+                ezq.blocked_keys(&queue, KEYS).await
             }),
             schedules: watched(
                 &ezq,
@@ -84,6 +104,7 @@ impl Board {
                     async move { Ok(ezq.doctor().await) }.boxed()
                 })
             },
+            audit: watched(&ezq, every, |ezq| async move { ezq.audit().list().await }),
             operations: watched(&ezq, every.min(PROGRESS), |ezq| async move {
                 ezq.operations().list(OPERATIONS).await
             }),
@@ -95,14 +116,23 @@ impl Board {
         Self(Arc::new(shared))
     }
 
+    /// Says that an action has changed queues or their events: who looks next sees it.
+    pub(crate) fn change(&self) {
+        self.sample.change();
+        self.audit.change();
+        self.errors.change();
+        self.keys.change();
+    }
+
     /// Takes the steps of an operation in this process. `by` is who wants one to go on that was stopped.
     pub(crate) fn drive(&self, id: String, by: String) {
         let board = self.clone();
         self.driver.drive(self.ezq.clone(), id, by, move || {
             board.operations.change();
-            board.sample.change();
+            board.change();
         });
         self.operations.change();
+        self.audit.change();
     }
 
     /// The answer to one question of a page, or the failure that says there is none in time.
@@ -129,4 +159,22 @@ where
 {
     let ezq = ezq.clone();
     Watched::new(every, move || ask(ezq.clone()).boxed())
+}
+
+/// Figures of each queue that somebody looks at.
+fn of_queues<T, F>(
+    ezq: &Ezq,
+    every: Duration,
+    ask: impl Fn(Ezq, QueueName) -> F + Send + Sync + Clone + 'static,
+) -> Shelf<QueueName, T>
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let ezq = ezq.clone();
+    Shelf::new(move |queue: &QueueName| {
+        let queue = queue.clone();
+        let ask = ask.clone();
+        watched(&ezq, every, move |ezq| ask(ezq, queue.clone()))
+    })
 }

@@ -13,6 +13,7 @@ use crate::board::Board;
 use crate::failure::Failure;
 use crate::notes;
 use crate::rights::Viewer;
+use crate::sample::Sample;
 use crate::text;
 use crate::watched::Reading;
 
@@ -85,6 +86,18 @@ impl Frame {
             self.banner = Some(failure.clone());
         }
         self
+    }
+
+    /// The same of a sample, of which a part may be old.
+    pub(crate) fn sampled(self, reading: &Reading<Sample>) -> Self {
+        let mut frame = self.figures(reading);
+        let sample = reading.value.as_deref();
+        if let Some(trouble) = sample.and_then(|sample| sample.trouble.as_ref())
+            && frame.banner.is_none()
+        {
+            frame.banner = Some(trouble.clone());
+        }
+        frame
     }
 
     /// The address of a path inside the dashboard.

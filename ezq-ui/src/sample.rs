@@ -2,11 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ezq::admin::{ConsumerInfo, EventCopy, EventState, QueueRates, QueueSummary};
+use ezq::error::error_chain;
 use ezq::message::{HandlerName, HandlerState};
-use ezq::{Ezq, QueueName, Result};
+use ezq::{Error, ErrorKind, Ezq, QueueName, Result};
+use futures_util::StreamExt as _;
+use futures_util::future::join;
+use futures_util::stream::iter;
+use tokio::time::timeout;
+
+use crate::failure::LIMIT;
 
 /// How far back a trail of a queue goes.
 pub(crate) const TRAIL: TimeDelta = TimeDelta::minutes(5);
@@ -17,12 +25,28 @@ const LOOKED_INTO: usize = 10;
 /// How many events of such a queue.
 const EVENTS: usize = 50;
 
+/// After so long a sample is given up as a whole. Each question of it has the limit of a question.
+pub(crate) const ROUND: Duration = Duration::from_secs(12);
+/// How many queues are asked for at a time where they cannot be read together.
+const AT_ONCE: usize = 4;
+
 /// All figures at one time.
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) queues: Vec<Queue>,
+    /// Queues that are there and gave no figures, sorted by name.
+    pub(crate) unread: Vec<Unread>,
     pub(crate) consumers: Vec<ConsumerInfo>,
     pub(crate) failing: Vec<FailingHandler>,
+    /// What else could not be read, and is as it was before.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A queue that could not be read: somebody has locked it, or the role may not look into it.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    pub(crate) queue: QueueName,
+    pub(crate) why: String,
 }
 
 /// A queue and its last five minutes.
@@ -62,20 +86,33 @@ impl Sample {
     pub(crate) fn queue(&self, name: &QueueName) -> Option<&Queue> {
         self.queues.iter().find(|one| one.summary.queue == *name)
     }
+
+    pub(crate) fn unread(&self, name: &QueueName) -> Option<&Unread> {
+        self.unread.iter().find(|one| one.queue == *name)
+    }
 }
 
-/// The summaries of the last five minutes.
+/// The summaries of the last five minutes, and the consumers of the last sample.
 #[derive(Debug, Default)]
-pub(crate) struct Trails(Mutex<BTreeMap<QueueName, VecDeque<QueueSummary>>>);
+pub(crate) struct Trails {
+    queues: Mutex<BTreeMap<QueueName, VecDeque<QueueSummary>>>,
+    consumers: Mutex<Vec<ConsumerInfo>>,
+}
 
 impl Trails {
     /// Reads a sample, and remembers it for the trails of later ones.
     pub(crate) async fn sample(&self, ezq: &Ezq) -> Result<Sample> {
-        let summaries = ezq.queues().list().await?;
-        let consumers = ezq.consumers().list().await?;
-        let failing = failing(ezq, &summaries).await?;
+        let (summaries, consumers) = join(summaries(ezq), limited(ezq.consumers().list())).await;
+        let Summaries { read, unread } = summaries?;
+        let mut trouble = None;
+        let consumers = consumers.unwrap_or_else(|failure| {
+            trouble = Some(format!("the consumers: {}", error_chain(&failure)));
+            self.last_consumers()
+        });
+        self.keep_consumers(&consumers);
+        let failing = failing(ezq, &read).await;
 
-        let mut queues: Vec<Queue> = self.extend(summaries);
+        let mut queues: Vec<Queue> = self.extend(read, &unread);
         for queue in &mut queues {
             let of_queue = consumers
                 .iter()
@@ -84,15 +121,30 @@ impl Trails {
         }
         Ok(Sample {
             queues,
+            unread,
             consumers,
             failing,
+            trouble,
         })
     }
 
-    fn extend(&self, summaries: Vec<QueueSummary>) -> Vec<Queue> {
-        let mut trails = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn last_consumers(&self) -> Vec<ConsumerInfo> {
+        let last = self.consumers.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep_consumers(&self, consumers: &[ConsumerInfo]) {
+        let last = self.consumers.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = consumers.to_vec();
+    }
+
+    fn extend(&self, summaries: Vec<QueueSummary>, unread: &[Unread]) -> Vec<Queue> {
+        let mut trails = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         // A queue that was dropped must not be remembered for ever.
-        trails.retain(|queue, _| summaries.iter().any(|one| one.queue == *queue));
+        trails.retain(|queue, _| {
+            summaries.iter().any(|one| one.queue == *queue)
+                || unread.iter().any(|one| one.queue == *queue)
+        });
 
         let mut queues = Vec::with_capacity(summaries.len());
         for summary in summaries {
@@ -123,17 +175,81 @@ impl Trails {
     }
 }
 
+/// What the queues hold, as far as they can be read.
+#[derive(Default)]
+struct Summaries {
+    read: Vec<QueueSummary>,
+    unread: Vec<Unread>,
+}
+
+async fn summaries(ezq: &Ezq) -> Result<Summaries> {
+    let queues = ezq.queues();
+    let failure = match limited(queues.list()).await {
+        Ok(read) => {
+            return Ok(Summaries {
+                read,
+                ..Summaries::default()
+            });
+        }
+        Err(failure) => failure,
+    };
+    // The server is away, so no queue would answer.
+    if failure.kind() == ErrorKind::Connection {
+        return Err(failure);
+    }
+
+    // One that is locked, or that the role may not read, hides no other.
+    let names = limited(queues.names()).await?;
+    let each = iter(names).map(|queue| async move {
+        let answer = limited(queues.get(&queue)).await;
+        (queue, answer)
+    });
+    let mut answers = each.buffer_unordered(AT_ONCE);
+    let mut all = Summaries::default();
+    while let Some((queue, answer)) = answers.next().await {
+        match answer {
+            Ok(summary) => all.read.push(summary),
+            // It was dropped meanwhile.
+            Err(failure) if failure.kind() == ErrorKind::QueueMissing => {}
+            Err(failure) => all.unread.push(Unread {
+                queue,
+                why: error_chain(&failure),
+            }),
+        }
+    }
+    all.read.sort_by(|a, b| a.queue.cmp(&b.queue));
+    all.unread.sort_by(|a, b| a.queue.cmp(&b.queue));
+    Ok(all)
+}
+
+/// The answer to one question, within the limit of one.
+async fn limited<T>(question: impl IntoFuture<Output = Result<T>>) -> Result<T> {
+    match timeout(LIMIT, question).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let text = format!("no answer within {LIMIT:?}");
+            Err(Error::new(ErrorKind::Transient, text))
+        }
+    }
+}
+
 /// The handlers that have failed, of the first events that wait for another attempt.
-async fn failing(ezq: &Ezq, queues: &[QueueSummary]) -> Result<Vec<FailingHandler>> {
-    let mut all = Vec::new();
+async fn failing(ezq: &Ezq, queues: &[QueueSummary]) -> Vec<FailingHandler> {
     let with_retries = queues.iter().filter(|queue| !queue.retrying.is_zero());
-    for queue in with_retries.take(LOOKED_INTO) {
+    let pages = with_retries.take(LOOKED_INTO).map(|queue| async {
         let events = ezq.events(&queue.queue)?;
-        let page = match events.page(EventState::Retrying).limit(EVENTS).await {
+        limited(events.page(EventState::Retrying).limit(EVENTS)).await
+    });
+    let pages: Vec<_> = pages.collect();
+    let mut pages = iter(pages).buffer_unordered(AT_ONCE);
+
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = match page {
             Ok(page) => page,
             // It was dropped meanwhile, or may not be read. The other figures are none the worse.
             Err(failure) => {
-                tracing::debug!(queue = %queue.queue, %failure, "failing handlers are not shown");
+                tracing::debug!(%failure, "the failing handlers of a queue are not shown");
                 continue;
             }
         };
@@ -145,7 +261,7 @@ async fn failing(ezq: &Ezq, queues: &[QueueSummary]) -> Result<Vec<FailingHandle
     }
     // The newest failure first: it is what an operator has just caused, or must look at.
     all.sort_by_key(|one| std::cmp::Reverse(one.at));
-    Ok(all)
+    all
 }
 
 fn count(event: &EventCopy, is_capped: bool, found: &mut BTreeMap<HandlerName, FailingHandler>) {

@@ -56,7 +56,7 @@ pub(crate) async fn event(
         "cancel" => cancel(&board, &queue, &id, signed).await?,
         _ => return Err(Failure::missing("There is no such action.")),
     };
-    board.sample.change();
+    board.change();
 
     let path = format!("/queues/{}", text::encoded(queue.as_str()));
     let path = match done {
@@ -82,7 +82,7 @@ pub(crate) async fn letter(
         reason: form.reason.trim(),
     };
     let done = move_to(&board, &queue, event, (&form.to, signed)).await?;
-    board.sample.change();
+    board.change();
     let path = format!("/queues/{}/dead", text::encoded(queue.as_str()));
     Ok(prefix.redirect(&done.at(&path, 1)))
 }

@@ -64,7 +64,7 @@ fn joined(names: &BTreeSet<String>) -> String {
 
 pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
     let reading = board.sample.look().await;
-    let frame = frame.page("/catalogue", "Catalogue").figures(&reading);
+    let frame = frame.page("/catalogue", "Catalogue").sampled(&reading);
 
     render(&Page {
         handlers: handlers(&board.ezq, reading.value.as_deref()),

@@ -75,7 +75,7 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
     let frame = frame
         .page("/consumers", "Consumers")
         .live()
-        .figures(&reading);
+        .sampled(&reading);
     let consumers = reading.value.as_deref();
     let consumers = consumers.map_or(&[][..], |sample| &sample.consumers);
 

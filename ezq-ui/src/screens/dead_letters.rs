@@ -47,7 +47,7 @@ struct Page {
 
 pub(crate) async fn overview(State(board): State<Board>, frame: Frame) -> Response {
     let reading = board.sample.look().await;
-    let frame = frame.page("/dead", "Dead letters").live().figures(&reading);
+    let frame = frame.page("/dead", "Dead letters").live().sampled(&reading);
     let mut queues = QueueRow::all(&frame, reading.value.as_deref());
     queues.retain(|queue| queue.has_dead);
 
@@ -135,7 +135,7 @@ pub(crate) async fn selected(
             Err(failure) => return Err(failure.after(count, "dead letter")),
         }
     }
-    board.sample.change();
+    board.change();
     let done = match verb {
         Verb::Redrive => Done::Redriven,
         _ => Done::Discarded,

@@ -12,15 +12,13 @@ use crate::screens::filter::FilterQuery;
 use crate::screens::queues;
 use crate::text;
 
-/// So many are shown.
-const SHOWN: usize = 50;
-
 #[derive(Template)]
 #[template(path = "errors.html")]
 struct Page {
     frame: Frame,
     name: String,
     path: String,
+    is_known: bool,
     errors: Vec<ErrorRow>,
     left_out: usize,
     is_complete: bool,
@@ -48,16 +46,20 @@ pub(crate) async fn show(
 ) -> Result<Response, Failure> {
     let queue = queues::find(&board, &name).await?;
     let path = frame.to(&format!("/queues/{}", text::encoded(queue.as_str())));
-    let frame = frame.page("/queues", queue.as_str()).live();
-    let events = board.ezq.events(&queue)?;
-    let errors = board.ask(events.errors(SHOWN)).await?;
+    // Once for all viewers: it looks at many events.
+    let reading = board.errors.of(&queue).look().await;
+    let frame = frame.page("/queues", format!("Errors of {queue}"));
+    let frame = frame.live().figures(&reading);
+    let errors = reading.value.as_deref();
+    let groups = errors.map_or(&[][..], |errors| &errors.groups);
 
-    let rows = errors.groups.iter().map(|group| ErrorRow::of(&path, group));
+    let rows = groups.iter().map(|group| ErrorRow::of(&path, group));
     let page = Page {
         name: queue.to_string(),
+        is_known: errors.is_some(),
         errors: rows.collect(),
-        left_out: errors.left_out,
-        is_complete: errors.is_complete,
+        left_out: errors.map_or(0, |errors| errors.left_out),
+        is_complete: errors.is_none_or(|errors| errors.is_complete),
         path,
         frame,
     };

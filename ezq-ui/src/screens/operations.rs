@@ -224,5 +224,6 @@ pub(crate) async fn act(
         _ => return Err(Failure::missing("There is no such action.")),
     };
     board.operations.change();
+    board.audit.change();
     Ok(prefix.redirect(&done.at(&path(&id), 1)))
 }

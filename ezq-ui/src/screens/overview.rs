@@ -12,7 +12,7 @@ use crate::board::Board;
 use crate::frame::{Frame, render};
 use crate::sample::{FailingHandler, Queue, Sample};
 use crate::screens::consumers::ConsumerRow;
-use crate::screens::queues::{OLD, QueueRow};
+use crate::screens::queues::{OLD, QueueRow, UnreadRow};
 use crate::text;
 
 #[derive(Template)]
@@ -22,6 +22,7 @@ struct Page {
     is_known: bool,
     attention: Vec<Attention>,
     queues: Vec<QueueRow>,
+    unread: Vec<UnreadRow>,
     failing: Vec<FailingRow>,
     consumers: Vec<ConsumerRow>,
 }
@@ -81,7 +82,7 @@ impl FailingRow {
 
 pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
     let reading = board.sample.look().await;
-    let frame = frame.page("/", "Overview").live().figures(&reading);
+    let frame = frame.page("/", "Overview").live().sampled(&reading);
     let sample = reading.value.as_deref();
     let failing = sample.map_or(&[][..], |sample| &sample.failing);
     let consumers = sample.map_or(&[][..], |sample| &sample.consumers);
@@ -90,6 +91,7 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
         is_known: sample.is_some(),
         attention: sample.map_or_else(Vec::new, |sample| attention(&frame, sample)),
         queues: QueueRow::all(&frame, sample),
+        unread: UnreadRow::all(&frame, sample),
         failing: failing
             .iter()
             .map(|one| FailingRow::of(&frame, one))
@@ -105,6 +107,14 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
 /// What needs attention, the worst first.
 fn attention(frame: &Frame, sample: &Sample) -> Vec<Attention> {
     let mut all = Vec::new();
+    for queue in UnreadRow::all(frame, Some(sample)) {
+        all.push(Attention {
+            level: Level::Error,
+            text: format!("{} cannot be read", queue.name),
+            detail: queue.why,
+            href: queue.href,
+        });
+    }
     for queue in &sample.queues {
         of_queue(frame, queue, &mut all);
     }

@@ -21,9 +21,6 @@ use crate::screens::overview::FailingRow;
 use crate::screens::queues::{self, QueueRow};
 use crate::text;
 
-/// So many keys that wait are shown.
-const KEYS: usize = 10;
-
 #[derive(Template)]
 #[template(path = "queue.html")]
 struct Page {
@@ -31,6 +28,8 @@ struct Page {
     name: String,
     path: String,
     row: Option<QueueRow>,
+    /// Why its figures could not be read; empty if they could.
+    unreadable: String,
     pause: Option<PauseView>,
     handlers: Vec<HandlerRow>,
     failing: Vec<FailingRow>,
@@ -67,19 +66,22 @@ pub(crate) async fn show(
     let frame = frame
         .page("/queues", queue.as_str())
         .live()
-        .figures(&reading);
+        .sampled(&reading);
     let path = frame.to(&format!("/queues/{}", text::encoded(queue.as_str())));
     let sample = reading.value.as_deref();
     let found = sample.and_then(|sample| sample.queue(&queue));
 
     // An engine without ordering has no such keys, and a slow answer is no reason to show nothing.
     let keys = match found.is_some_and(|found| !found.summary.ready.is_zero()) {
-        true => board.ask(board.ezq.blocked_keys(&queue, KEYS)).await,
-        false => Ok(Vec::new()),
+        true => board.keys.of(&queue).look().await.value,
+        false => None,
     };
-    let keys = keys.unwrap_or_default();
+    let keys = keys.as_deref().map_or(&[][..], Vec::as_slice);
     let page = Page {
         name: queue.to_string(),
+        unreadable: sample
+            .and_then(|sample| sample.unread(&queue))
+            .map_or_else(String::new, |unread| unread.why.clone()),
         row: found.map(|found| QueueRow::of(&frame, found)),
         pause: found.and_then(|found| pause_of(found, None)),
         handlers: found.map_or_else(Vec::new, |found| handlers(&board, sample, found)),
@@ -191,7 +193,7 @@ pub(crate) async fn pause(
 
     // One that was paused already keeps who paused it, and why.
     let is_new = board.ask(request).await?;
-    board.sample.change();
+    board.change();
     let done = if is_new {
         Done::Paused
     } else {
@@ -217,7 +219,7 @@ pub(crate) async fn resume(
                 .await?
         }
     };
-    board.sample.change();
+    board.change();
     let done = match was_paused {
         true => Done::Resumed,
         false => Done::WasNotPaused,

@@ -24,6 +24,26 @@ struct Page {
     frame: Frame,
     is_known: bool,
     queues: Vec<QueueRow>,
+    unread: Vec<UnreadRow>,
+}
+
+/// A row for a queue that could not be read.
+pub(crate) struct UnreadRow {
+    pub(crate) name: String,
+    pub(crate) href: String,
+    pub(crate) why: String,
+}
+
+impl UnreadRow {
+    pub(crate) fn all(frame: &Frame, sample: Option<&Sample>) -> Vec<Self> {
+        let unread = sample.map_or(&[][..], |sample| &sample.unread);
+        let rows = unread.iter().map(|one| Self {
+            name: one.queue.to_string(),
+            href: frame.to(&format!("/queues/{}", text::encoded(one.queue.as_str()))),
+            why: one.why.clone(),
+        });
+        rows.collect()
+    }
 }
 
 /// A row of the table.
@@ -87,11 +107,13 @@ impl QueueRow {
 
 pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
     let reading = board.sample.look().await;
-    let frame = frame.page("/queues", "Queues").live().figures(&reading);
+    let frame = frame.page("/queues", "Queues").live().sampled(&reading);
     let queues = QueueRow::all(&frame, reading.value.as_deref());
     let is_known = reading.value.is_some();
+    let unread = UnreadRow::all(&frame, reading.value.as_deref());
 
     render(&Page {
+        unread,
         frame,
         is_known,
         queues,
@@ -106,7 +128,7 @@ pub(crate) async fn find(board: &Board, name: &str) -> Result<QueueName, Failure
         // Nobody knows whether there is such a queue, so the page itself will tell.
         return Ok(queue);
     };
-    if sample.queue(&queue).is_some() {
+    if sample.queue(&queue).is_some() || sample.unread(&queue).is_some() {
         return Ok(queue);
     }
 

@@ -13,6 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::LIMIT;
 
+mod shelf;
+
+pub(crate) use shelf::Shelf;
+
 /// How long a page waits for figures: for one question that began just before, and for its own.
 const PATIENCE: Duration = Duration::from_millis(4_200);
 /// The figures are read no more after so many rounds without a viewer.
@@ -118,6 +122,11 @@ impl<T: Send + Sync + 'static> Watched<T> {
             tokio::spawn(Arc::clone(&self.inner).run());
         }
         self.inner.reading.borrow().clone()
+    }
+
+    /// Whether somebody looks, or did a short time ago.
+    fn is_looked_at(&self) -> bool {
+        self.inner.state().is_running
     }
 
     /// Says that an action has changed the figures: the next look waits for newer ones.

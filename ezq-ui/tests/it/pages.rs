@@ -30,7 +30,7 @@ async fn an_empty_database_says_what_to_do_next(database: TestDatabase) {
         let answer = get(&router, path).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}");
         assert!(answer.text.contains(said), "{path}: {}", answer.text);
-        assert!(!answer.text.contains("does not answer:"), "{path}");
+        assert!(!answer.text.contains("could not be read:"), "{path}");
     }
 }
 
@@ -236,6 +236,8 @@ async fn equal_errors_are_one_row_that_leads_to_their_events(database: TestDatab
     assert!(none.text.contains("There are no errors"), "{}", none.text);
 
     bury(&database, 3, "{}").await;
+    // The first one still shows what it has read a moment ago.
+    let router = mounted(&ezq, operators());
     let page = get(&router, "/ops/queues/orders/errors").await;
     assert_eq!(page.status, StatusCode::OK);
     let error = "no such &#60;account&#62; of #% #";

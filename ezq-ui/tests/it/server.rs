@@ -329,7 +329,7 @@ async fn a_foreign_name_is_answered_nothing(database: TestDatabase) {
 async fn only_who_is_in_may_act_and_only_as_the_policy_says(database: TestDatabase) {
     bury(&database, 1, "{}").await;
     let ezq = application(&database).await;
-    let action = "/queues/orders/dead/all/discard";
+    let action = "/queues/orders/all/dead/discard?last=99";
 
     let server = start(&database, operators(), None).await;
     assert_eq!(server.post(action, "", &[]).await.status, 401);
