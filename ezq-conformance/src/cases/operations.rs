@@ -2,8 +2,9 @@
 
 use ezq_core::ErrorKind;
 use ezq_core::engine::{
-    ActOutcome, AuditAction, AuditEntry, AuditRequest, Due, EventAction, EventFilter, EventRef,
-    EventState, Operation, OperationStatus, Operations, Selection, Signature,
+    ActOutcome, AuditAction, AuditEntry, AuditRequest, Cancel, CancelOrder, Due, EventAction,
+    EventFilter, EventRef, EventState, Operation, OperationStatus, Operations, Selection,
+    Signature,
 };
 use ezq_core::message::{HandlerState, MessageId};
 
@@ -23,6 +24,8 @@ cases![
     an_operation_that_was_stopped_goes_on_where_it_ended,
     two_clients_share_the_steps_of_one_operation,
     the_audit_trail_tells_who_did_what,
+    what_other_calls_do_is_recorded_before_and_counted_after,
+    a_cancellation_is_recorded,
 ];
 
 /// More than two steps of any engine.
@@ -399,6 +402,69 @@ async fn the_audit_trail_tells_who_did_what(stage: &Stage<'_>) -> CaseResult {
         entries[1].selection,
         Some((EventState::Ready, selection.filter)),
         "what the operation selects"
+    );
+    Ok(())
+}
+
+/// The newest entries about a queue, newest first.
+async fn told(stage: &Stage<'_>) -> Result<Vec<AuditEntry>, CaseError> {
+    let mut request = AuditRequest::default();
+    request.queue = Some(stage.queue.clone());
+    Ok(second(stage)?.audit(&request).await?.entries)
+}
+
+async fn what_other_calls_do_is_recorded_before_and_counted_after(stage: &Stage<'_>) -> CaseResult {
+    let operations = operations(stage)?;
+    let queue = stage.queue.clone();
+    let mut entry = AuditEntry::new(
+        chrono::DateTime::UNIX_EPOCH,
+        ada(),
+        AuditAction::Purge,
+        queue,
+    );
+    entry.handler = Some("shop::mail \"ä\"".into());
+    entry.schedule = Some("it's hourly".to_owned());
+    let first = operations.record_act(&entry).await?;
+    let second = operations.record_act(&entry).await?;
+    check!(first != second, "two entries have one id");
+    for seen in told(stage).await? {
+        check!(
+            seen.at > chrono::DateTime::UNIX_EPOCH,
+            "the time is that of the caller"
+        );
+        entry.at = seen.at;
+        check_eq!(seen, entry, "an entry that was recorded");
+    }
+
+    operations.record_count(&first, 7).await?;
+    operations.record_count(&second, 0).await?;
+    let counts: Vec<_> = told(stage).await?.iter().map(|one| one.count).collect();
+    check_eq!(counts, [Some(7)], "what was done to something");
+    Ok(())
+}
+
+async fn a_cancellation_is_recorded(stage: &Stage<'_>) -> CaseResult {
+    operations(stage)?;
+    let Some(cancellations) = stage.engine.cancellations() else {
+        return Err(CaseError::Skipped(
+            "the engine has no cancellations".to_owned(),
+        ));
+    };
+    let ids = stage.publish_numbers(&[1]).await?;
+    let order = CancelOrder::new(Cancel::Dead, ada().by).reason(ada().reason);
+    cancellations.ask(&stage.queue, &ids[0], &order).await?;
+    // Of one that is not there, nothing is told.
+    let missing = unknown_id(&ids[0]);
+    cancellations.ask(&stage.queue, &missing, &order).await?;
+
+    let entries = told(stage).await?;
+    let seen: Vec<_> = entries.iter().map(|one| (one.action, one.count)).collect();
+    check_eq!(seen, [(AuditAction::Cancel, Some(1))], "what is told");
+    check_eq!(entries[0].signature, ada(), "who cancelled");
+    check_eq!(
+        entries[0].event,
+        Some(EventRef::from(&ids[0])),
+        "the event that was cancelled"
     );
     Ok(())
 }

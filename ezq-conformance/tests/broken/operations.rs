@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    ActOutcome, AuditPage, AuditRequest, Engine as _, EventAction, EventFilter, EventRef,
-    Operation, Operations, Preview, Selection, Settle, Signature,
+    ActOutcome, AuditEntry, AuditPage, AuditRequest, Engine as _, EventAction, EventFilter,
+    EventRef, Operation, Operations, Preview, Selection, Settle, Signature,
 };
 use ezq_core::message::QueueName;
 
@@ -44,7 +44,11 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
     ),
     (
         Fault::RecordsNothing,
-        &["the_audit_trail_tells_who_did_what"],
+        &[
+            "the_audit_trail_tells_who_did_what",
+            "what_other_calls_do_is_recorded_before_and_counted_after",
+            "a_cancellation_is_recorded",
+        ],
     ),
 ];
 
@@ -117,6 +121,14 @@ impl Operations for Broken {
 
     async fn find_operation(&self, id: &str) -> Result<Option<Operation>> {
         self.inner.find_operation(id).await
+    }
+
+    async fn record_act(&self, entry: &AuditEntry) -> Result<String> {
+        self.inner.record_act(entry).await
+    }
+
+    async fn record_count(&self, id: &str, count: u64) -> Result<()> {
+        self.inner.record_count(id, count).await
     }
 
     async fn audit(&self, request: &AuditRequest) -> Result<AuditPage> {

@@ -21,9 +21,10 @@ use crate::text::bounded;
 pub enum CancelOutcome {
     /// The event waited. It is cancelled.
     Cancelled,
-    /// A worker has the event, and was asked to cancel it. It does so within a second as a rule, and
-    /// within a few seconds if a notification is lost. If the worker is gone, another one does it once the
-    /// lease has ended. An event that is handled before its worker hears of it stays handled.
+    /// A worker or a transaction has the event, and the workers were asked to cancel it. That one does so
+    /// within a second as a rule, and within a few seconds if a notification is lost. If it is gone, another
+    /// does it once the lease or the transaction has ended. An event that is handled before its worker hears
+    /// of it stays handled.
     Asked,
     /// The event is a dead letter already.
     AlreadyDead {
@@ -39,8 +40,6 @@ pub enum CancelOutcome {
 /// # Errors
 /// - [`ErrorKind::QueueMissing`] if there is no such queue.
 /// - [`ErrorKind::Unsupported`] if the queue's engine cannot cancel.
-/// - A transient error while a transaction holds the message: that of another session, or that of a
-///   batch handler that claims in its transaction. A retry helps once it has ended.
 /// - Otherwise when the engine could not be asked.
 ///
 /// # Cancel safety
@@ -132,26 +131,18 @@ async fn cancel(
         let text = format!("the engine `{name}` does not support cancelling events");
         Error::new(ErrorKind::Unsupported, text)
     })?;
-    let notices = &services.notices;
-
-    match cancel_waiting(engine, notices, queue, id, order).await {
-        Ok(true) => return Ok(CancelOutcome::Cancelled),
-        Ok(false) => return absent(cancellations, queue, id).await,
-        Err(error) if error.kind() == ErrorKind::LeaseLost => {}
-        Err(error) => return Err(error),
-    }
-
+    // Asked first: the order and its entry in the audit trail are stored together, and stand if this
+    // process dies before it has carried the order out.
     if !cancellations.ask(queue, id, order).await? {
         return absent(cancellations, queue, id).await;
     }
 
-    // The worker may have given it back before it could hear of this.
-    let is_cancelled = match cancel_waiting(engine, notices, queue, id, order).await {
+    let is_cancelled = match cancel_waiting(engine, &services.notices, queue, id, order).await {
         Ok(is_cancelled) => is_cancelled,
         Err(error) => {
             if error.kind() != ErrorKind::LeaseLost {
-                // The order stands: consumers of the queue carry it out.
-                debug!(%queue, message_id = %id, error = error_chain(&error), "cannot look again");
+                // Consumers of the queue carry the order out.
+                debug!(%queue, message_id = %id, error = error_chain(&error), "cannot cancel it here");
             }
             let CancelOrder { what, by, reason } = order;
             info!(%queue, message_id = %id, ?what, by, reason, "a running event is to be cancelled");

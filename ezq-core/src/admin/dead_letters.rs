@@ -2,19 +2,26 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
+use super::acting::Order;
+use super::audit::Recorded;
 use crate::codec::wire::plain_type;
 use crate::engine::reader::Reader;
-use crate::engine::{DeadLetter, DeadLetters, FailureKey};
+use crate::engine::{
+    AuditAction, AuditEntry, DeadLetter, DeadLetters, Engine, EventFilter, EventRef, EventState,
+    FailureKey,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::headers;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::{HandlerName, ReasonKind};
+use crate::shared::Shared;
 
 /// How many dead letters one call of the engine reads or moves at most.
 const PAGE: usize = 100;
@@ -107,6 +114,18 @@ impl DeadLetterFilter {
     }
 }
 
+impl From<&DeadLetterFilter> for EventFilter {
+    /// The same, as far as it can be said of events.
+    fn from(filter: &DeadLetterFilter) -> Self {
+        let mut same = Self::all();
+        same.died_by = filter.handler.clone();
+        same.died_of = filter.reason;
+        same.event_type = filter.event_type.clone();
+        same.failure = filter.failure.clone();
+        same
+    }
+}
+
 /// Whether a dead letter is of an event type. A body that a codec wrote is not read: its type is in the
 /// headers.
 fn is_of_type(letter: &DeadLetter, name: &str) -> bool {
@@ -148,14 +167,23 @@ impl From<&MessageId> for DeadLetterSelection {
 /// The dead letters of one queue. Get it by [`App::dead_letters`](crate::app::App::dead_letters).
 #[derive(Clone)]
 pub struct DeadLetterQueue<'a> {
+    order: Order<'a>,
+    engine: &'a Arc<dyn Engine>,
     store: &'a dyn DeadLetters,
     queue: QueueName,
     reader: Reader,
 }
 
 impl<'a> DeadLetterQueue<'a> {
-    pub(crate) fn new(store: &'a dyn DeadLetters, queue: QueueName, reader: Reader) -> Self {
+    pub(crate) fn new(
+        inner: &'a Shared,
+        (engine, store): (&'a Arc<dyn Engine>, &'a dyn DeadLetters),
+        queue: QueueName,
+        reader: Reader,
+    ) -> Self {
         Self {
+            order: Order::new(inner),
+            engine,
             store,
             queue,
             reader,
@@ -310,6 +338,18 @@ impl<'a> DeadLetterAction<'a> {
         self
     }
 
+    /// Who does it. Defaults to the [name of the application](crate::config::Config::app).
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.letters.order.signature.by = who.into();
+        self
+    }
+
+    /// Why. Defaults to no reason.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.letters.order.signature.reason = Some(reason.into());
+        self
+    }
+
     /// Changes nothing, and returns the ids that would be moved or deleted.
     pub fn dry_run(mut self) -> Self {
         self.dry_run = true;
@@ -317,7 +357,7 @@ impl<'a> DeadLetterAction<'a> {
     }
 
     async fn run(self) -> Result<Vec<MessageId>> {
-        let DeadLetterQueue { store, queue, .. } = &self.letters;
+        let engine = self.letters.engine;
         if self.rate == Some(0) {
             return Err(Error::new(
                 ErrorKind::Configuration,
@@ -325,12 +365,26 @@ impl<'a> DeadLetterAction<'a> {
             ));
         }
 
-        // Collected before anything moves, so that a letter that dies again meanwhile is not met twice.
+        let ids = self.selected().await?;
+        if self.dry_run || ids.is_empty() {
+            return Ok(ids);
+        }
+
+        let recorded = Recorded::begin(&**engine, self.entry()).await?;
+        let done = self.act(&ids).await?;
+        recorded.end(u64::try_from(done.len()).unwrap_or(0)).await;
+        Ok(done)
+    }
+
+    /// The ids of what is selected. They are collected before anything moves, so that a letter that dies
+    /// again meanwhile is not met twice.
+    async fn selected(&self) -> Result<Vec<MessageId>> {
+        let DeadLetterQueue { store, queue, .. } = &self.letters;
         let mut ids = Vec::new();
-        match self.which {
+        match &self.which {
             DeadLetterSelection::Filter(filter) => {
                 self.letters
-                    .each(None, &filter, |letter| {
+                    .each(None, filter, |letter| {
                         ids.push(letter.id);
                         true
                     })
@@ -339,16 +393,40 @@ impl<'a> DeadLetterAction<'a> {
             DeadLetterSelection::Ids(asked) => {
                 for id in asked {
                     // A redrive finds out by itself which ids exist; only a dry run has to ask.
-                    if !self.dry_run || store.find(queue, &id).await?.is_some() {
-                        ids.push(id);
+                    if !self.dry_run || store.find(queue, id).await?.is_some() {
+                        ids.push(id.clone());
                     }
                 }
             }
         }
-        if self.dry_run {
-            return Ok(ids);
-        }
+        Ok(ids)
+    }
 
+    /// The entry of the audit trail about all of it.
+    fn entry(&self) -> AuditEntry {
+        let action = match self.action {
+            Action::Redrive => AuditAction::Redrive,
+            Action::Discard => AuditAction::Discard,
+        };
+        let DeadLetterQueue { order, queue, .. } = &self.letters;
+        let signature = order.signature.clone();
+        let now = DateTime::UNIX_EPOCH;
+        let mut entry = AuditEntry::new(now, signature, action, queue.clone());
+        match &self.which {
+            DeadLetterSelection::Filter(filter) => {
+                entry.selection = Some((EventState::Dead, filter.into()));
+            }
+            DeadLetterSelection::Ids(ids) => {
+                if let [id] = &ids[..] {
+                    entry.event = Some(EventRef::Dead(id.clone()));
+                }
+            }
+        }
+        entry
+    }
+
+    async fn act(&self, ids: &[MessageId]) -> Result<Vec<MessageId>> {
+        let DeadLetterQueue { store, queue, .. } = &self.letters;
         let rate = self
             .rate
             .map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));

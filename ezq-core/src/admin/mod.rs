@@ -22,12 +22,12 @@
 //!
 //! # Source files
 //!
-//! The methods themselves are in `app/`. Cancelling, failing and purging need no type of their own and
-//! are in `app/operating.rs`.
+//! The methods themselves are in `app/`.
 //!
 //! | to see | open |
 //! |---|---|
 //! | cancelling one event, whether it waits or runs | `cancel.rs` |
+//! | giving up one event that waits | `fail.rs` |
 //! | settling one message that waits | `by_hand.rs` |
 //! | consumers: who runs where | `consumers.rs` |
 //! | dead letters: listed, redriven, discarded | `dead_letters.rs` |
@@ -40,6 +40,7 @@
 //! | whether engines answer and consumers run | `health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
+//! | queues: emptied | `purge.rs` |
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
@@ -53,9 +54,11 @@ pub(crate) mod dead_letters;
 pub(crate) mod doctor;
 pub(crate) mod errors;
 pub(crate) mod events;
+pub(crate) mod fail;
 pub(crate) mod follow;
 pub(crate) mod health;
 pub(crate) mod history;
+pub(crate) mod purge;
 pub(crate) mod queues;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
@@ -77,10 +80,12 @@ pub use dead_letters::{DeadLetterAction, DeadLetterFilter, DeadLetterQueue, Dead
 pub use doctor::DoctorRequest;
 pub use errors::{ErrorGroup, ErrorGroups};
 pub use events::{Events, PageQuery};
+pub use fail::FailRequest;
 pub use follow::Follow;
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;
+pub use purge::PurgeRequest;
 pub use queues::{PauseRequest, Queues, ResumeRequest};
-pub use schedules::{ScheduleStatus, Schedules};
+pub use schedules::{ScheduleChange, ScheduleStatus, Schedules};
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
 pub use summary::{COUNT_CAP, QueueRates, QueueSummary};

@@ -1,10 +1,14 @@
 //! Schedules as an operator sees them: listed, paused, fired by hand and removed, from any process.
 
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::engine::{Fired, Firing, ScheduleRow, ScheduleStore};
+use super::acting::Order;
+use super::audit::Recorded;
+use crate::engine::{AuditAction, AuditEntry, Fired, Firing, ScheduleRow, ScheduleStore};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::tick::Tick;
 use crate::publish::prepared::Prepared;
@@ -98,25 +102,16 @@ impl<'a> Schedules<'a> {
         }
     }
 
-    /// Pauses a schedule, in every process at once: it does not tick until it is
+    /// Pauses a schedule when awaited, in every process at once: it does not tick until it is
     /// [resumed](Self::resume).
-    ///
-    /// # Errors
-    /// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
-    /// - [`ErrorKind::ScheduleTaken`] when this application has the schedule, and another application
-    ///   uses its name for something else.
-    /// - Otherwise when the engine could not be asked.
-    pub async fn pause(&self, name: &str) -> Result<()> {
-        self.set_paused(name, true).await
+    pub fn pause(&self, name: impl Into<String>) -> ScheduleChange<'a> {
+        ScheduleChange::new(*self, name.into(), true)
     }
 
-    /// Resumes a paused schedule, with its first tick after now. Ticks during the pause are skipped,
-    /// whatever its policy for missed ticks. Other processes notice within half a minute.
-    ///
-    /// # Errors
-    /// As [`pause`](Self::pause).
-    pub async fn resume(&self, name: &str) -> Result<()> {
-        self.set_paused(name, false).await
+    /// Resumes a paused schedule when awaited, with its first tick after now. Ticks during the pause are
+    /// skipped, whatever its policy for missed ticks. Other processes notice within half a minute.
+    pub fn resume(&self, name: impl Into<String>) -> ScheduleChange<'a> {
+        ScheduleChange::new(*self, name.into(), false)
     }
 
     async fn set_paused(&self, name: &str, pause: bool) -> Result<()> {
@@ -255,6 +250,82 @@ impl<'a> Schedules<'a> {
     async fn register(&self, planned: &Planned) -> Result<bool> {
         let now = self.inner.look_at(&[]).await?.now;
         self.inner.register(planned, None, now).await
+    }
+}
+
+/// A pause of a schedule, or its end, when this is awaited. It is recorded in the
+/// [audit trail](crate::app::App::audit) before.
+///
+/// # Errors
+/// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
+/// - [`ErrorKind::ScheduleTaken`] when this application has the schedule, and another application
+///   uses its name for something else.
+/// - Otherwise when the engine could not be asked.
+///
+/// # Cancel safety
+/// Dropping the future leaves it open whether it was done.
+#[must_use = "nothing is changed until this is awaited"]
+#[derive(Debug)]
+pub struct ScheduleChange<'a> {
+    schedules: Schedules<'a>,
+    order: Order<'a>,
+    name: String,
+    pause: bool,
+}
+
+impl<'a> ScheduleChange<'a> {
+    fn new(schedules: Schedules<'a>, name: String, pause: bool) -> Self {
+        Self {
+            schedules,
+            order: Order::new(schedules.inner),
+            name,
+            pause,
+        }
+    }
+
+    /// Who does it. Defaults to the [name of the application](crate::config::Config::app).
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.order.signature.by = who.into();
+        self
+    }
+
+    /// Why. Defaults to no reason.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.order.signature.reason = Some(reason.into());
+        self
+    }
+
+    async fn change(self) -> Result<()> {
+        let action = match self.pause {
+            true => AuditAction::Pause,
+            false => AuditAction::Resume,
+        };
+        let now = DateTime::UNIX_EPOCH;
+        let entry = AuditEntry {
+            schedule: Some(self.name.clone()),
+            ..AuditEntry::new(now, self.order.signature, action, None)
+        };
+        let engine = &self.schedules.inner.services.engines.default;
+        let recorded = Recorded::begin(&**engine, entry).await?;
+        let changed = self.schedules.set_paused(&self.name, self.pause).await;
+        // One that does not exist, or is another's, stays as it is.
+        let is_refused = changed.as_ref().is_err_and(|error| {
+            let kind = error.kind();
+            kind == ErrorKind::ScheduleMissing || kind == ErrorKind::ScheduleTaken
+        });
+        if is_refused {
+            recorded.end(0).await;
+        }
+        changed
+    }
+}
+
+impl<'a> IntoFuture for ScheduleChange<'a> {
+    type Output = Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.change())
     }
 }
 

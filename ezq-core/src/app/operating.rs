@@ -1,29 +1,20 @@
 //! What operators ask of an application: looking into queues, and changing what is in them.
-//!
-//! `fail` settles one message that waits, see `admin/by_hand.rs`.
-
-use std::sync::Arc;
-
-use tracing::{Instrument, info};
 
 use crate::admin::audit::Audit;
 use crate::admin::bulk::BulkOperations;
-use crate::admin::by_hand::settle_waiting;
 use crate::admin::dead_letters::DeadLetterQueue;
 use crate::admin::doctor::DoctorRequest;
 use crate::admin::events::Events;
+use crate::admin::fail::FailRequest;
 use crate::admin::history::HistoryRequest;
+use crate::admin::purge::PurgeRequest;
 use crate::app::App;
 use crate::engine::reader::Reader;
-use crate::engine::{BlockedKey, Due, Engine, QueueStats, Settle};
+use crate::engine::{BlockedKey, Due, QueueStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
-use crate::message::queue_name::{IntoQueueName, QueueName};
-use crate::message::settlement::{Progress, Reason, ReasonKind};
+use crate::message::queue_name::IntoQueueName;
 use crate::publish::published::Published;
-use crate::publish::services::Services;
-use crate::runtime::cut_off;
-use crate::text::bounded;
 
 impl App {
     /// Removes a scheduled event that was never delivered. Returns whether there was one.
@@ -46,7 +37,7 @@ impl App {
             .await
     }
 
-    /// Gives up a waiting event: moves one message, due or not, to the dead letters, with the operator's
+    /// Gives up a waiting event when awaited: moves one message, due or not, to the dead letters, with the operator's
     /// own reason ([`ReasonKind::Operator`]). Returns whether there was one.
     ///
     /// The marks of its handlers stay, so a redrive runs only those that were not done. Queue and id are
@@ -69,37 +60,14 @@ impl App {
     /// assert_eq!(letters[0].reason.as_ref().unwrap().error, "a test order (Ada)");
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    /// - [`ErrorKind::LeaseLost`] while a worker holds the message; a retry after that helps.
-    /// - [`ErrorKind::Unsupported`] if the engine cannot lease by id.
-    /// - Otherwise when the engine could not be asked.
-    ///
-    /// After an error the message is as it was, with the same due time and one more delivery. If the
-    /// process or the store fails in between, the message is due within half a minute, whatever its due
-    /// time was.
-    ///
-    /// # Cancel safety
-    /// The work is done in a task of its own, and goes on if this future is dropped.
-    pub async fn fail(
+    pub fn fail(
         &self,
         queue: impl IntoQueueName,
         id: &MessageId,
         reason: impl Into<String>,
-    ) -> Result<bool> {
-        let queue = queue.into_queue_name()?;
-        let given_up = give_up(
-            Arc::clone(self.engine(&queue)),
-            Arc::clone(&self.inner.services),
-            queue,
-            id.clone(),
-            bounded(&reason.into()),
-        );
-
-        // In a task, so that a dropped future cannot leave the message leased.
-        tokio::spawn(given_up.in_current_span())
-            .await
-            .unwrap_or_else(|error| Err(cut_off("giving an event up", error)))
+    ) -> FailRequest<'_> {
+        let queue = queue.into_queue_name();
+        FailRequest::new(&self.inner, queue, id.clone(), &reason.into())
     }
 
     /// How many messages a queue holds, by state.
@@ -111,14 +79,10 @@ impl App {
         self.engine(&queue).stats(&queue).await
     }
 
-    /// Removes every message of a queue, including leased ones, and returns how many there were. Dead
-    /// letters stay.
-    ///
-    /// # Errors
-    /// When the engine could not be asked. Some messages of a large queue may be removed by then.
-    pub async fn purge(&self, queue: impl IntoQueueName) -> Result<u64> {
-        let queue = queue.into_queue_name()?;
-        self.engine(&queue).purge(&queue).await
+    /// Removes every message of a queue when awaited, including leased ones, and returns how many there
+    /// were. Dead letters stay.
+    pub fn purge(&self, queue: impl IntoQueueName) -> PurgeRequest<'_> {
+        PurgeRequest::new(&self.inner, queue.into_queue_name())
     }
 
     /// Ordering keys that are blocked by their first event while others wait behind it: the first is
@@ -158,7 +122,12 @@ impl App {
             )
         })?;
         let reader = Reader::new(&self.inner.services.codecs);
-        Ok(DeadLetterQueue::new(store, queue, reader))
+        Ok(DeadLetterQueue::new(
+            &self.inner,
+            (engine, store),
+            queue,
+            reader,
+        ))
     }
 
     /// The events of a queue, to page through them by state and filter, and to act on one of
@@ -248,33 +217,4 @@ impl App {
             event_id.into(),
         )
     }
-}
-
-/// Moves a message that waits to the dead letters.
-async fn give_up(
-    engine: Arc<dyn Engine>,
-    services: Arc<Services>,
-    queue: QueueName,
-    id: MessageId,
-    error: String,
-) -> Result<bool> {
-    let notices = &services.notices;
-    let is_given_up = settle_waiting(&*engine, notices, &queue, &id, |delivery| {
-        Settle::DeadLetter {
-            reason: Reason {
-                kind: ReasonKind::Operator,
-                handler: None,
-                error: error.clone(),
-                // The lease just taken is no delivery to a worker.
-                attempts: delivery.deliveries.saturating_sub(1),
-            },
-            progress: Progress::default(),
-            outgoing: Vec::new(),
-        }
-    })
-    .await?;
-    if is_given_up {
-        info!(%queue, message_id = %id, error, "an operator gave an event up");
-    }
-    Ok(is_given_up)
 }

@@ -15,10 +15,14 @@ use crate::message::settlement::HandlerName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuditAction {
-    /// A queue or a handler was paused.
+    /// A queue, a handler or a schedule was paused.
     Pause,
-    /// A queue or a handler was resumed.
+    /// A queue, a handler or a schedule was resumed.
     Resume,
+    /// An event was cancelled: at once, or by the worker that had it.
+    Cancel,
+    /// An event that waited was given up.
+    Fail,
     /// An event was discarded, or an operation that discards began.
     Discard,
     /// The same of a redrive.
@@ -33,12 +37,18 @@ pub enum AuditAction {
     ResumeOperation,
     /// An operation ended.
     EndOperation,
+    /// Every message of a queue was removed.
+    Purge,
+    /// A queue was dropped.
+    DropQueue,
 }
 
 impl AuditAction {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Pause,
         Self::Resume,
+        Self::Cancel,
+        Self::Fail,
         Self::Discard,
         Self::Redrive,
         Self::RetryNow,
@@ -46,6 +56,8 @@ impl AuditAction {
         Self::StopOperation,
         Self::ResumeOperation,
         Self::EndOperation,
+        Self::Purge,
+        Self::DropQueue,
     ];
 
     /// Its name, such as `retry_now` or `stop_operation`.
@@ -54,6 +66,8 @@ impl AuditAction {
         match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Cancel => "cancel",
+            Self::Fail => "fail",
             Self::Discard => "discard",
             Self::Redrive => "redrive",
             Self::RetryNow => "retry_now",
@@ -61,6 +75,8 @@ impl AuditAction {
             Self::StopOperation => "stop_operation",
             Self::ResumeOperation => "resume_operation",
             Self::EndOperation => "end_operation",
+            Self::Purge => "purge",
+            Self::DropQueue => "drop_queue",
         }
     }
 }
@@ -104,37 +120,41 @@ pub struct AuditEntry {
     pub signature: Signature,
     /// What was done.
     pub action: AuditAction,
-    /// In which queue.
-    pub queue: QueueName,
+    /// In which queue. `None` of what was done to a schedule.
+    pub queue: Option<QueueName>,
     /// The handler that was paused or resumed; `None` for a whole queue.
     pub handler: Option<HandlerName>,
+    /// The schedule, if it was one.
+    pub schedule: Option<String>,
     /// The queue to which events were moved.
     pub target: Option<QueueName>,
     /// The event, if it was one: in the queue, or among the dead letters.
     pub event: Option<EventRef>,
     /// The operation, if it was one.
     pub operation: Option<String>,
-    /// Which events an operation selects.
+    /// Which events were selected.
     pub selection: Option<(EventState, EventFilter)>,
-    /// How many events it was done to. At the begin of an operation: how many were selected.
+    /// How many events it was done to. At the begin of an operation: how many were selected. `None` where
+    /// that is not known, such as of a purge that runs, or was cut off.
     pub count: Option<u64>,
 }
 
 impl AuditEntry {
-    /// An entry about a queue.
+    /// An entry about a queue, or about none.
     #[must_use]
     pub fn new(
         at: DateTime<Utc>,
         signature: Signature,
         action: AuditAction,
-        queue: QueueName,
+        queue: impl Into<Option<QueueName>>,
     ) -> Self {
         Self {
             at,
             signature,
             action,
-            queue,
+            queue: queue.into(),
             handler: None,
+            schedule: None,
             target: None,
             event: None,
             operation: None,

@@ -113,7 +113,7 @@ pub type QueueCancellations = Arc<[Cancellation]>;
 pub trait Cancellations: Send + Sync {
     /// Asks whoever holds a message, or comes to hold it, to cancel it, and tells every process. A second
     /// order for a message replaces the first. Returns false, and keeps nothing, if the queue has no such
-    /// message.
+    /// message. An engine with [`Operations`](crate::engine::Operations) records it in the same step.
     ///
     /// # Errors
     /// [`ErrorKind::QueueMissing`](crate::ErrorKind::QueueMissing) if there is no such queue;

@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use crate::engine::actions::{
     ActOutcome, EventAction, EventRef, Operation, Preview, Selection, Signature,
 };
-use crate::engine::audit::{AuditPage, AuditRequest};
+use crate::engine::audit::{AuditEntry, AuditPage, AuditRequest};
 use crate::error::Result;
 use crate::message::queue_name::QueueName;
 
 /// An engine that acts on stored events and keeps an audit trail. What is done and its entry in the
-/// trail are stored together, or neither is. With [`Pauses`](crate::engine::Pauses) it records those in
-/// the trail, too.
+/// trail are stored together, or neither is. With [`Pauses`](crate::engine::Pauses) or
+/// [`Cancellations`](crate::engine::Cancellations) it records those in the trail, too. What other calls do
+/// is [recorded](Self::record_act) before.
 #[async_trait]
 pub trait Operations: Send + Sync {
     /// Does something to events of a queue, each by its id, and answers one outcome each, in their
@@ -91,6 +92,19 @@ pub trait Operations: Send + Sync {
     /// # Errors
     /// When the store could not be read.
     async fn find_operation(&self, id: &str) -> Result<Option<Operation>>;
+
+    /// Writes an entry about what another call is going to do, so that nothing is done that cannot be
+    /// recorded. Its time is now. Returns an id, with which its count [follows](Self::record_count).
+    ///
+    /// # Errors
+    /// When the store could not be written.
+    async fn record_act(&self, entry: &AuditEntry) -> Result<String>;
+
+    /// Sets the count of an entry: to how many events it was done. One that was done to nothing is removed.
+    ///
+    /// # Errors
+    /// When the store could not be written.
+    async fn record_count(&self, id: &str, count: u64) -> Result<()>;
 
     /// Reads a page of the audit trail.
     ///

@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::engine::MemoryEngine;
-use crate::engine::{CancelOrder, Cancellation, Cancellations, QueueCancellations};
+use crate::engine::{
+    AuditAction, AuditEntry, CancelOrder, Cancellation, Cancellations, EventRef,
+    QueueCancellations, Signature,
+};
 use crate::error::Result;
 use crate::message::message_id::MessageId;
 use crate::message::queue_name::QueueName;
@@ -22,7 +25,14 @@ impl Cancellations for MemoryEngine {
         };
 
         let id = MessageId::Number(number);
-        let asked = Cancellation::new(id, order.clone(), self.now());
+        let now = self.now();
+        let signature = Signature::new(&order.by).reason(order.reason.clone());
+        store.operated.record(AuditEntry {
+            event: Some(EventRef::Waiting(id.clone())),
+            count: Some(1),
+            ..AuditEntry::new(now, signature, AuditAction::Cancel, queue.clone())
+        });
+        let asked = Cancellation::new(id, order.clone(), now);
         store.cancellations.ask(queue, number, asked);
         Ok(true)
     }

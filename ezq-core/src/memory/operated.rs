@@ -9,13 +9,16 @@ use crate::error::Result;
 #[derive(Debug, Default)]
 pub(super) struct Operated {
     pub(super) operations: BTreeMap<String, Operation>,
-    /// Oldest first.
-    pub(super) trail: Vec<AuditEntry>,
+    /// By number: the oldest first.
+    pub(super) trail: BTreeMap<u64, AuditEntry>,
+    recorded: u64,
 }
 
 impl Operated {
-    pub(super) fn record(&mut self, entry: AuditEntry) {
-        self.trail.push(entry);
+    pub(super) fn record(&mut self, entry: AuditEntry) -> u64 {
+        self.recorded += 1;
+        self.trail.insert(self.recorded, entry);
+        self.recorded
     }
 
     pub(super) fn operation(&mut self, id: &str) -> Result<&mut Operation> {

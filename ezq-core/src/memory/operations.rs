@@ -167,19 +167,38 @@ impl Operations for MemoryEngine {
         Ok(self.store().operated.operations.get(id).cloned())
     }
 
+    async fn record_act(&self, entry: &AuditEntry) -> Result<String> {
+        let at = self.now();
+        let number = self.store().operated.record(AuditEntry {
+            at,
+            ..entry.clone()
+        });
+        Ok(number.to_string())
+    }
+
+    async fn record_count(&self, id: &str, count: u64) -> Result<()> {
+        let trail = &mut self.store().operated.trail;
+        let Ok(number) = id.parse() else {
+            return Ok(());
+        };
+        if count == 0 {
+            trail.remove(&number);
+        } else if let Some(entry) = trail.get_mut(&number) {
+            entry.count = Some(count);
+        }
+        Ok(())
+    }
+
     async fn audit(&self, request: &AuditRequest) -> Result<AuditPage> {
         let store = self.store();
-        let trail = &store.operated.trail;
         let before = match &request.after {
-            None => trail.len(),
+            None => u64::MAX,
             Some(cursor) => cursor.as_str().parse().map_err(|_| cursor.refused())?,
         };
 
-        let older = trail.iter().enumerate().take(before).rev();
-        let mut meant = older.filter(|(_, entry)| {
-            let queue = request.queue.as_ref();
-            queue.is_none_or(|queue| *queue == entry.queue)
-        });
+        let older = store.operated.trail.range(..before).rev();
+        let mut meant =
+            older.filter(|(_, entry)| request.queue.is_none() || request.queue == entry.queue);
         let page: Vec<_> = meant.by_ref().take(request.limit.max(1)).collect();
         let last = page.last().map(|(place, _)| *place);
         let next = last.filter(|_| meant.next().is_some());

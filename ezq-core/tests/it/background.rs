@@ -135,7 +135,7 @@ async fn the_pauses_before_a_restart_grow_and_begin_anew_after_a_minute() {
         .await;
 
         let failed = tokio::time::Instant::now();
-        app.purge(&QueueName::default()).await.unwrap();
+        app.purge(QueueName::default()).await.unwrap();
         turns(&handle, |state| *state == ConsumerState::Running).await;
         pauses.push(failed.elapsed().as_secs());
     }

@@ -62,21 +62,67 @@ pub(crate) async fn of_operation(
     count: Option<u64>,
     encoding: Encoding,
 ) -> Result<(), sqlx::Error> {
+    // The database sets the time.
+    let at = DateTime::UNIX_EPOCH;
+    let mut entry = AuditEntry::of_operation(at, signature.clone(), action, operation);
+    entry.count = count;
+    write(connection, &entry, encoding).await.map(drop)
+}
+
+/// Writes an entry, with the time of now, and returns its number.
+pub(crate) async fn write(
+    connection: &mut PgConnection,
+    entry: &AuditEntry,
+    encoding: Encoding,
+) -> Result<i64, sqlx::Error> {
     let statement = "
         INSERT INTO ezq.audit
-          (at, by, reason, action, queue, target, operation, state, filter, count)
-        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9)";
-    let selection = &operation.selection;
-    sqlx::query(statement)
-        .bind(encoding.name(&signature.by))
+          (at, by, reason, action, queue, handler, schedule, target, message_id, stored_at, is_dead,
+           operation, state, filter, count)
+        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                $13::text::jsonb, $14)
+        RETURNING id";
+    let signature = &entry.signature;
+    let name = |name: &str| encoding.name(name).into_owned();
+    let event = entry.event.as_ref();
+    let state = entry.selection.as_ref().map(|(state, _)| state.to_string());
+    let filter = entry.selection.as_ref();
+    sqlx::query_scalar(statement)
+        .bind(name(&signature.by))
         .bind(reason(signature, encoding))
-        .bind(action.name())
-        .bind(selection.queue.as_str())
-        .bind(operation.action.target().map(QueueName::as_str))
-        .bind(&operation.id)
-        .bind(selection.state.to_string())
-        .bind(filter_text(&selection.filter, encoding))
-        .bind(count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)))
+        .bind(entry.action.name())
+        .bind(entry.queue.as_ref().map(QueueName::as_str))
+        .bind(entry.handler.as_ref().map(|handler| name(handler.as_str())))
+        .bind(entry.schedule.as_deref().map(name))
+        .bind(entry.target.as_ref().map(QueueName::as_str))
+        .bind(event.and_then(|event| event.id().as_number()))
+        .bind(event.and_then(|event| event.id().stored_at()))
+        .bind(event.map(|event| matches!(event, EventRef::Dead(_))))
+        .bind(entry.operation.as_deref())
+        .bind(state)
+        .bind(filter.map(|(_, filter)| filter_text(filter, encoding)))
+        .bind(
+            entry
+                .count
+                .map(|count| i64::try_from(count).unwrap_or(i64::MAX)),
+        )
+        .fetch_one(connection)
+        .await
+}
+
+/// Sets the count of an entry. One of nothing is removed.
+pub(crate) async fn count(
+    connection: &mut PgConnection,
+    id: i64,
+    count: u64,
+) -> Result<(), sqlx::Error> {
+    let statement = match count {
+        0 => "DELETE FROM ezq.audit WHERE id = $1 AND $2::bigint = 0",
+        _ => "UPDATE ezq.audit SET count = $2 WHERE id = $1",
+    };
+    sqlx::query(statement)
+        .bind(id)
+        .bind(i64::try_from(count).unwrap_or(i64::MAX))
         .execute(connection)
         .await
         .map(drop)
@@ -113,10 +159,11 @@ pub(crate) async fn page(
     before: i64,
 ) -> Result<AuditPage, sqlx::Error> {
     let limit = request.limit.max(1);
+    // Reading migrates nothing, so the newest column may be absent.
     let statement = "
-        SELECT id, at, by, reason, action, queue, handler, target, message_id, stored_at, is_dead,
-               operation, state, filter::text AS filter, count
-        FROM ezq.audit WHERE id < $1 AND ($2::text IS NULL OR queue = $2)
+        SELECT id, at, by, reason, action, queue, handler, to_jsonb(a) ->> 'schedule'::text AS schedule,
+               target, message_id, stored_at, is_dead, operation, state, filter::text AS filter, count
+        FROM ezq.audit a WHERE id < $1 AND ($2::text IS NULL OR queue = $2)
         ORDER BY id DESC LIMIT $3";
     let mut rows = sqlx::query(statement)
         .bind(before)
@@ -145,14 +192,15 @@ fn entry(row: &PgRow) -> Result<Option<AuditEntry>, sqlx::Error> {
     let Some(action) = text("action")?.and_then(|name| name.parse::<AuditAction>().ok()) else {
         return Ok(None);
     };
-    let Some(queue) = text("queue")?.and_then(|name| QueueName::new(&name).ok()) else {
-        return Ok(None);
-    };
 
     let signature = Signature::new(text("by")?.unwrap_or_default()).reason(text("reason")?);
-    let mut entry = AuditEntry::new(row.try_get("at")?, signature, action, queue);
+    let queue = |column: &str| -> Result<Option<QueueName>, sqlx::Error> {
+        Ok(text(column)?.and_then(|name| QueueName::new(&name).ok()))
+    };
+    let mut entry = AuditEntry::new(row.try_get("at")?, signature, action, queue("queue")?);
     entry.handler = text("handler")?.as_deref().map(HandlerName::from);
-    entry.target = text("target")?.and_then(|name| QueueName::new(&name).ok());
+    entry.schedule = text("schedule")?;
+    entry.target = queue("target")?;
     entry.operation = text("operation")?;
     entry.count = row
         .try_get::<Option<i64>, _>("count")?

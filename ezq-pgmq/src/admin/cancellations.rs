@@ -18,7 +18,7 @@ use crate::wake::orders::CHANNEL;
 /// How many of the newest dead letters are looked at.
 const LETTERS: u32 = 10_000;
 
-/// Stores an order for a message of a queue, and notifies. False if there is no such message.
+/// Stores an order for a message of a queue, records it, and notifies. False if there is no such message.
 pub(crate) async fn ask(
     connection: &mut PgConnection,
     queue: &QueueName,
@@ -41,7 +41,12 @@ pub(crate) async fn ask(
            ON CONFLICT (queue, message_id, stored_at) DO UPDATE
            SET is_discarded = excluded.is_discarded, asked_by = excluded.asked_by,
                reason = excluded.reason, asked_at = excluded.asked_at
-           RETURNING c.queue)
+           RETURNING c.queue, c.message_id, c.stored_at),
+         recorded AS (
+           INSERT INTO ezq.audit
+             (at, by, reason, action, queue, message_id, stored_at, is_dead, count)
+           SELECT clock_timestamp(), $5, $6, 'cancel', queue, message_id, stored_at, false, 1
+           FROM asked)
          SELECT pg_notify($7, queue) FROM asked",
         sql::table(queue)
     );

@@ -18,7 +18,11 @@ impl PgmqEngine {
         if missing::of_pgmq(&failure).is_some() {
             return self.failed(failure, queue);
         }
-        out_of_reach(failure, Part::Cancellations, self.place())
+        let part = match missing::is_denied(&failure, "audit") {
+            true => Part::Operations,
+            false => Part::Cancellations,
+        };
+        out_of_reach(failure, part, self.place())
     }
 }
 
@@ -27,10 +31,11 @@ impl Cancellations for PgmqEngine {
     async fn ask(&self, queue: &QueueName, id: &MessageId, order: &CancelOrder) -> Result<bool> {
         let inner = &self.inner;
         let encoding = self.encoding();
-        let is_asked = call_part!(inner, cancellations, |connection| cancellations::ask(
-            connection, queue, id, order, encoding
-        ))?
-        .map_err(|failure| self.cancelling_failed(failure, queue))?;
+        let is_asked =
+            call_part!(inner, cancellations and operations, |connection| cancellations::ask(
+                connection, queue, id, order, encoding
+            ))?
+            .map_err(|failure| self.cancelling_failed(failure, queue))?;
         // This process need not wait for the notification.
         inner.wake.orders.changed();
         Ok(is_asked)

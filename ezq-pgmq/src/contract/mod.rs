@@ -17,4 +17,4 @@ mod pauses;
 mod presence;
 mod schedules;
 
-pub use dropping::{DropOutcome, DropQueue};
+pub use dropping::{DropOutcome, DropQueue, DropQueueRequest};

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{
-    ActOutcome, AuditPage, AuditRequest, EventAction, EventRef, Operation, Operations, Preview,
-    Selection, Signature,
+    ActOutcome, AuditEntry, AuditPage, AuditRequest, EventAction, EventRef, Operation, Operations,
+    Preview, Selection, Signature,
 };
 use ezq_core::message::{MessageId, QueueName};
 use ezq_core::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ use crate::sql::BEGIN;
 
 impl PgmqEngine {
     /// The error of a statement that touches queues and the tables of operations.
-    fn operations_failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
+    pub(super) fn operations_failed(&self, failure: sqlx::Error, queue: &QueueName) -> Error {
         let is_own = ["operations", "audit"]
             .iter()
             .any(|table| missing::is_denied(&failure, table));
@@ -209,6 +209,26 @@ impl Operations for PgmqEngine {
             Err(failure) => Err(out_of_reach(failure, Part::Operations, self.place())),
             Ok(mut found) => Ok(found.pop()),
         }
+    }
+
+    async fn record_act(&self, entry: &AuditEntry) -> Result<String> {
+        let encoding = self.encoding();
+        let written = call_part!(self.inner, operations, |connection| audit::write(
+            connection, entry, encoding
+        ))?;
+        let number =
+            written.map_err(|failure| out_of_reach(failure, Part::Operations, self.place()))?;
+        Ok(number.to_string())
+    }
+
+    async fn record_count(&self, id: &str, count: u64) -> Result<()> {
+        let Ok(number) = id.parse() else {
+            return Ok(());
+        };
+        call!(self.inner.connections.control, |connection| audit::count(
+            connection, number, count
+        ))?
+        .map_err(|failure| out_of_reach(failure, Part::Operations, self.place()))
     }
 
     async fn audit(&self, request: &AuditRequest) -> Result<AuditPage> {

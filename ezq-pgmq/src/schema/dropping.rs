@@ -2,8 +2,8 @@
 
 use ezq_core::engine::Count;
 use ezq_core::message::QueueName;
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::schema::stale_keys;
@@ -76,25 +76,24 @@ async fn count(connection: &mut PgConnection, table: &str) -> Result<Count, sqlx
     Ok(Count::up_to(counted.unsigned_abs(), CAP))
 }
 
-/// Drops a queue, unless it holds something and `with_events` is false. Returns what it held, and
-/// whether it was dropped; `None` if there is no such queue.
+/// Drops a queue in a transaction, unless it holds something and `with_events` is false. Returns what it
+/// held, and whether it was dropped; `None` if there is no such queue.
 pub(crate) async fn drop_queue(
-    connection: &mut PgConnection,
+    tx: &mut PgConnection,
     queue: &QueueName,
     with_events: bool,
 ) -> Result<Option<(QueueContents, bool)>, sqlx::Error> {
-    let mut tx = connection.begin().await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
 
     // Locked before it is counted: what is published meanwhile must not be lost unseen.
     for table in [table(queue), dead_table(queue), archive::table(queue)] {
-        if stands(&mut tx, &table).await? {
+        if stands(&mut *tx, &table).await? {
             let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
             sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await?;
         }
     }
-    let Some(held) = contents(&mut tx, queue).await? else {
+    let Some(held) = contents(&mut *tx, queue).await? else {
         return Ok(None);
     };
     if !held.is_empty() && !with_events {
@@ -108,7 +107,7 @@ pub(crate) async fn drop_queue(
             .await?;
     }
     for own in OWN {
-        if stands(&mut tx, &format!("ezq.{own}")).await? {
+        if stands(&mut *tx, &format!("ezq.{own}")).await? {
             let statement = format!("DELETE FROM ezq.{own} WHERE queue = $1");
             sqlx::query(AssertSqlSafe(statement))
                 .bind(queue.as_str())
@@ -116,13 +115,17 @@ pub(crate) async fn drop_queue(
                 .await?;
         }
     }
-    tx.commit().await?;
-
-    // These may be millions, so they go in steps. Rows that stay are harmless: a queue that is created
-    // again begins without them.
-    stale_keys::free_absent(&mut *connection, queue.as_str()).await?;
-    forget_trail(connection, queue).await?;
     Ok(Some((held, true)))
+}
+
+/// Removes the dedupe keys and the trail of a queue that was dropped. These may be millions, so they go in
+/// steps. Rows that stay are harmless: a queue that is created again begins without them.
+pub(crate) async fn forget(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+) -> Result<(), sqlx::Error> {
+    stale_keys::free_absent(&mut *connection, queue.as_str()).await?;
+    forget_trail(connection, queue).await
 }
 
 async fn forget_trail(connection: &mut PgConnection, queue: &QueueName) -> Result<(), sqlx::Error> {

@@ -3,7 +3,6 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use ezq::QueueName;
 use ezq::admin::{AuditAction, AuditEntry, AuditPage, EventRef, PageCursor};
 use serde::Deserialize;
 
@@ -145,8 +144,8 @@ async fn read(board: &Board, query: &AuditQuery) -> Result<AuditPage, Failure> {
 
 impl AuditRow {
     fn of(frame: &Frame, entry: &AuditEntry) -> Self {
-        let queue = Option::<QueueName>::from(entry.queue.clone());
-        let queue = queue.map_or_else(String::new, |queue| queue.to_string());
+        let queue = entry.queue.as_ref();
+        let queue = queue.map_or_else(String::new, ToString::to_string);
         let queue_href = frame.to(&format!("/queues/{}", text::encoded(&queue)));
         let (what, href) = what(frame, &queue_href, entry);
 

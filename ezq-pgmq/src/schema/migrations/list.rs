@@ -279,4 +279,14 @@ create index if not exists audit_queue on ezq.audit (queue, id);
 alter table ezq.schedules add column if not exists event text;
 ",
     },
+    Migration {
+        version: 16,
+        name: "audit of schedules",
+        part: Part::Operations,
+        makes: &[],
+        sql: "\
+alter table ezq.audit alter column queue drop not null;
+alter table ezq.audit add column if not exists schedule text;
+",
+    },
 ];

@@ -3,6 +3,7 @@
 
 mod locked;
 mod operators;
+mod recording;
 mod rights;
 mod selecting;
 
