@@ -20,6 +20,7 @@ use crate::replays::ReplayVerb;
 use crate::schedules::ScheduleVerb;
 use crate::subscriptions::SubscriptionVerb;
 use crate::ui::Ui;
+use crate::values;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 refused without confirmation.
@@ -50,7 +51,7 @@ pub(crate) enum Noun {
         /// The queue
         queue: String,
         /// How many groups to list
-        #[arg(long, value_name = "N", default_value = "20")]
+        #[arg(long, value_name = "N", default_value = "20", value_parser = values::limit)]
         limit: usize,
     },
 

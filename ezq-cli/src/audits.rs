@@ -11,6 +11,7 @@ use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session};
 use crate::text;
+use crate::values;
 
 /// The largest page of the library.
 const PAGE: usize = 1000;
@@ -23,7 +24,7 @@ pub(crate) enum AuditVerb {
         #[arg(long, value_name = "QUEUE")]
         queue: Option<String>,
         /// How many to list
-        #[arg(long, value_name = "N", default_value = "50")]
+        #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
         limit: usize,
     },
 }
@@ -67,9 +68,7 @@ async fn list(session: &Session, queue: Option<String>, limit: usize) -> Result<
     let rows: Vec<EntryRow<'_>> = found.iter().map(EntryRow::of).collect();
     session.output.list(&rows, "nothing was done yet")?;
     if has_more {
-        session
-            .output
-            .note("there are more: `--limit` sets how many are listed");
+        session.output.note(text::MORE);
     }
     Ok(())
 }

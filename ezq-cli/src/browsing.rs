@@ -37,7 +37,7 @@ pub(crate) struct List {
     #[command(flatten)]
     conditions: Conditions,
     /// How many to list
-    #[arg(long, value_name = "N", default_value = "50")]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
     limit: usize,
 }
 
@@ -82,9 +82,7 @@ pub(crate) async fn list(session: &Session, list: List) -> Result<(), Failure> {
         .collect();
     session.output.list(&rows, "no events")?;
     if has_more {
-        session
-            .output
-            .note("there are more: `--limit` sets how many are listed");
+        session.output.note(text::MORE);
     }
     Ok(())
 }

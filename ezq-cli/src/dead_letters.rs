@@ -34,8 +34,8 @@ pub(crate) enum DeadLetterVerb {
         #[command(flatten)]
         filter: Filter,
         /// How many to list
-        #[arg(long, value_name = "N", default_value = "50")]
-        limit: u32,
+        #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
+        limit: usize,
     },
 
     /// Show one dead letter with its headers and body
@@ -122,10 +122,9 @@ pub(crate) async fn run(session: &Session, verb: DeadLetterVerb) -> Result<(), F
     }
 }
 
-async fn list(session: &Session, queue: &str, filter: Filter, limit: u32) -> Result<(), Failure> {
+async fn list(session: &Session, queue: &str, filter: Filter, limit: usize) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
     let queue = names::queue(&ezq, queue).await?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     // One more than is shown, to know whether there are more.
     let asked = limit.saturating_add(1);
     let mut found = ezq
@@ -141,9 +140,7 @@ async fn list(session: &Session, queue: &str, filter: Filter, limit: u32) -> Res
         .collect();
     session.output.list(&rows, "no dead letters")?;
     if has_more {
-        session
-            .output
-            .note("there are more: `--limit` sets how many are listed");
+        session.output.note(text::MORE);
     }
     ezq.close().await;
     Ok(())
@@ -255,8 +252,11 @@ impl Selection {
                 let found = letters.get(&MessageId::Number(*id)).await?;
                 count += u64::from(found.is_some());
             }
-            let what = format!("this deletes {}", letters_of(count, &queue));
-            confirm(session, &what, queue.as_str())?;
+            // Of none that exists nobody need be asked: the answer follows.
+            if count > 0 {
+                let what = format!("this deletes {}", letters_of(count, &queue));
+                confirm(session, &what, queue.as_str())?;
+            }
         }
 
         let mut done = Vec::new();

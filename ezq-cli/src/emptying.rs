@@ -55,7 +55,9 @@ pub(crate) async fn drain(session: &Session, drain: Drain) -> Result<(), Failure
             request = request.by(who);
         }
         request.await?;
-    } else if let Some(why) = standstill(&ezq, &queue).await? {
+    } else if drain.left(&ezq.queues().get(&queue).await?).is_some()
+        && let Some(why) = standstill(&ezq, &queue).await?
+    {
         session
             .output
             .note(format!("{why}: it does not empty by itself"));

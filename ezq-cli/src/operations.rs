@@ -14,14 +14,15 @@ use crate::session::{Access, Session};
 use crate::signed::{Signed, signed};
 use crate::stopping::Signals;
 use crate::text;
+use crate::values;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperationVerb {
     /// List the newest operations
     List {
         /// How many to list
-        #[arg(long, value_name = "N", default_value = "50")]
-        limit: u32,
+        #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
+        limit: usize,
     },
 
     /// Show how far one operation is
@@ -64,14 +65,21 @@ pub(crate) async fn run(session: &Session, verb: OperationVerb) -> Result<(), Fa
     }
 }
 
-async fn list(session: &Session, limit: u32) -> Result<(), Failure> {
+async fn list(session: &Session, limit: usize) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let found = ezq.operations().list(limit).await?;
+    // One more than is shown, to know whether there are more.
+    let mut found = ezq.operations().list(limit.saturating_add(1)).await?;
     ezq.close().await;
 
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+
     let rows: Vec<OperationRow<'_>> = found.iter().map(OperationRow::of).collect();
-    session.output.list(&rows, "no operations")
+    session.output.list(&rows, "no operations")?;
+    if has_more {
+        session.output.note(text::MORE);
+    }
+    Ok(())
 }
 
 async fn show(session: &Session, id: &str) -> Result<(), Failure> {

@@ -259,7 +259,8 @@ async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
     let purged = match dry_run {
         true => total,
         false => {
-            let what = format!("this deletes {total} events of the queue `{queue}`");
+            let events = text::counted(total, "event");
+            let what = format!("this deletes {events} of the queue `{queue}`");
             confirm(session, &what, queue.as_str())?;
             ezq.purge(&queue).await?
         }

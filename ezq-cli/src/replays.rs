@@ -111,7 +111,8 @@ impl Start {
             let count = replay.dry_run().await?;
             ezq.close().await;
             let answer = json!({"replay": self.name, "would_hand_over": count, "dry_run": true});
-            let text = format!("would hand over {count} events to the queue `{target}`");
+            let events = text::counted(count, "event");
+            let text = format!("would hand over {events} to the queue `{target}`");
             return session.output.done(&answer, text);
         }
 
@@ -119,17 +120,15 @@ impl Start {
         let done = replay
             .on_progress(move |progress| {
                 if !progress.is_finished {
-                    output.note(format!(
-                        "handed over {} events so far",
-                        progress.handed_over
-                    ));
+                    let events = text::counted(progress.handed_over, "event");
+                    output.note(format!("handed over {events} so far"));
                 }
             })
             .await?;
         ezq.close().await;
         let text = format!(
-            "handed over {} events to the queue `{target}`",
-            done.handed_over
+            "handed over {} to the queue `{target}`",
+            text::counted(done.handed_over, "event")
         );
         session.output.done(&ReplayRow::of(&done), text)
     }

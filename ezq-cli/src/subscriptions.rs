@@ -154,7 +154,13 @@ async fn prune(session: &Session, app: &str) -> Result<(), Failure> {
             let what = text::counted(count, "subscription");
             let what = format!("this removes {what} of `{app}`, and what it said of its events");
             confirm(session, &what, app)?;
-            ezq.subscriptions()?.remove_app(app).await?
+            let removed = ezq.subscriptions()?.remove_app(app).await?;
+            if removed == 0 {
+                let known = found.iter().map(|found| found.app.as_str());
+                let text = names::missing("application", app, known, "nothing is stored of the");
+                return Err(Failure::not_found(text));
+            }
+            removed
         }
     };
     ezq.close().await;
@@ -164,7 +170,8 @@ async fn prune(session: &Session, app: &str) -> Result<(), Failure> {
             "would remove {} of `{app}`",
             text::counted(count, "subscription")
         ),
-        false => format!("removed {removed} subscriptions and declarations of `{app}`"),
+        // Both are counted in one number.
+        false => format!("removed all that is stored of `{app}`: {removed} in number"),
     };
     let answer = json!({"application": app, "removed": removed, "dry_run": dry_run});
     session.output.done(&answer, text)

@@ -67,6 +67,9 @@ pub(crate) fn time_if_any(found: Option<DateTime<Utc>>) -> String {
     found.map_or_else(|| "-".to_owned(), time)
 }
 
+/// What is said of a list that was cut.
+pub(crate) const MORE: &str = "there are more: `--limit` sets how many are listed";
+
 /// A number and its noun, in the plural where that is right.
 pub(crate) fn counted<N: From<u8> + PartialEq + Display>(number: N, noun: &str) -> String {
     match number == N::from(1) {

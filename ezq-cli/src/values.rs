@@ -48,6 +48,14 @@ pub(crate) fn exact_time(text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|_| "use a time, as in `2026-01-31T12:00:00Z`".to_owned())
 }
 
+/// How many to list: at least one.
+pub(crate) fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("use a whole number, at least 1".to_owned()),
+        Ok(limit) => Ok(limit),
+    }
+}
+
 /// The state of an event.
 pub(crate) fn state(text: &str) -> Result<EventState, String> {
     text.parse().map_err(|error: ezq::Error| error.to_string())

@@ -3,6 +3,7 @@
 
 mod browsing;
 mod bulk;
+mod cases;
 mod dashboard;
 mod dead_letters;
 mod doctor;
