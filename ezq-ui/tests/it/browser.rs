@@ -1,5 +1,5 @@
 //! A walk through every screen in a real browser, which also takes the screenshots of
-//! docs/screenshots/ where `SCREENSHOTS` names a folder.
+//! docs/screenshots/ where `SCREENSHOTS` names a folder. docs/dashboard.md has the command.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,20 +17,24 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::server::{Running, TOKEN};
+use crate::shop::Shop;
 use crate::skip;
-use crate::stage::{application, bury, dead, operators, publish};
+use crate::stage::{application, bury, dead, operators};
 
-const SCREENS: [(&str, &str); 16] = [
+/// The name and the path of each screen; a shop adds those of single things.
+const SCREENS: [(&str, &str); 20] = [
     ("overview", "/ops"),
     ("queues", "/ops/queues"),
-    ("queue", "/ops/queues/orders"),
-    ("messages", "/ops/queues/orders/messages"),
-    ("dead-letters", "/ops/queues/orders/dead"),
+    ("queue", "/ops/queues/payments"),
+    ("messages", "/ops/queues/payments/messages?state=retrying"),
+    ("errors", "/ops/queues/payments/errors"),
+    ("dead-queues", "/ops/dead"),
+    ("dead-letters", "/ops/queues/payments/dead?error=expired"),
     (
-        "dead-letters-preview",
-        "/ops/queues/orders/all/dead/redrive",
+        "preview",
+        "/ops/queues/payments/all/dead/redrive?error=expired",
     ),
-    ("errors", "/ops/queues/orders/errors"),
+    ("preview-move", "/ops/queues/invoices/all/ready/move"),
     ("operations", "/ops/operations"),
     ("audit", "/ops/audit"),
     ("schedules", "/ops/schedules"),
@@ -40,7 +44,13 @@ const SCREENS: [(&str, &str); 16] = [
     ("replays", "/ops/replays"),
     ("captures", "/ops/captures"),
     ("health", "/ops/health"),
+    ("empty", "/ops/queues/shipping/dead"),
+    ("missing", "/ops/queues/paymnets"),
 ];
+/// Those of which there is also a picture of a narrow page.
+const NARROW: [&str; 3] = ["overview", "dead-letters", "message"];
+/// The tallest picture.
+const TALLEST: i64 = 1400;
 
 /// A browser, and the driver that ends with it.
 struct Browser {
@@ -123,21 +133,36 @@ impl Browser {
         field.send_keys(&format!("{secret}\u{e007}")).await.unwrap();
     }
 
-    /// Takes pictures of the page as it is, where they are wanted.
+    /// Makes the page this wide, and as tall as its content.
+    async fn resize(&self, width: u32) {
+        self.client.set_window_size(width, 600).await.unwrap();
+        let height = self
+            .number("return document.documentElement.scrollHeight")
+            .await;
+        // The window has a frame around the page.
+        let frame = self
+            .number("return window.outerHeight - window.innerHeight")
+            .await;
+        let height = u32::try_from(height.min(TALLEST) + frame).unwrap();
+        self.client.set_window_size(width, height).await.unwrap();
+    }
+
+    async fn number(&self, script: &str) -> i64 {
+        let number = self.client.execute(script, Vec::new()).await.unwrap();
+        number.as_i64().unwrap()
+    }
+
+    /// Takes a picture of the page as it is, where pictures are wanted.
     async fn pictures(&self, name: &str) {
         let Some(folder) = std::env::var_os("SCREENSHOTS").map(PathBuf::from) else {
             return;
         };
-        for (width, suffix) in [(1280, ""), (390, "-narrow")] {
-            self.client.set_window_size(width, 900).await.unwrap();
-            for theme in ["light", "dark"] {
-                let set = "document.documentElement.dataset.theme = arguments[0]";
-                self.client.execute(set, vec![json!(theme)]).await.unwrap();
-                self.picture(&folder, &format!("{name}-{theme}{suffix}"))
-                    .await;
-            }
+        for theme in ["light", "dark"] {
+            let set = "document.documentElement.dataset.theme = arguments[0]";
+            self.client.execute(set, vec![json!(theme)]).await.unwrap();
+            self.resize(1280).await;
+            self.picture(&folder, &format!("{name}-{theme}")).await;
         }
-        self.client.set_window_size(1280, 900).await.unwrap();
     }
 
     async fn picture(&self, folder: &Path, name: &str) {
@@ -159,65 +184,46 @@ async fn every_screen_fits_and_runs_without_an_error(database: TestDatabase) {
     let Some(browser) = Browser::start(test).await else {
         return;
     };
-    bury(&database, 60, r#"{"order": 7}"#).await;
-    let ezq = application(&database).await;
-    for order in 0..40 {
-        let data = format!(r#"{{"order": {order}, "customer": "ada"}}"#);
-        publish(&ezq, "orders", "order.paid", &data).await;
-        publish(&ezq, "mails", "mail.wanted", &data).await;
-    }
-    ezq.queues()
-        .pause("mails")
-        .by("grace")
-        .reason("the provider is down")
-        .await
-        .unwrap();
-    ezq.subscriptions()
-        .unwrap()
-        .add("orders", "order.*")
-        .await
-        .unwrap();
-    let id = publish(
-        &ezq,
-        "orders",
-        "order.paid",
-        r#"{"order": 9007199254740993}"#,
-    )
-    .await;
-
-    let dashboard = Dashboard::new(ezq.clone(), operators());
-    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
     let pictures = std::env::var_os("SCREENSHOTS").map(PathBuf::from);
-    let event = format!("/ops/queues/orders/events/{id}");
-    let screens = SCREENS.into_iter().chain([("message", event.as_str())]);
-    for (name, path) in screens {
-        for (width, suffix) in [(1280, ""), (390, "-narrow")] {
-            browser.client.set_window_size(width, 900).await.unwrap();
-            for theme in ["light", "dark"] {
-                browser.go(&format!("{base}{path}")).await;
-                let set = "document.documentElement.dataset.theme = arguments[0]";
-                browser
-                    .client
-                    .execute(set, vec![json!(theme)])
-                    .await
-                    .unwrap();
-                if let Some(folder) = &pictures {
-                    browser
-                        .picture(folder, &format!("{name}-{theme}{suffix}"))
-                        .await;
-                }
-            }
-            let wide = "return document.documentElement.scrollWidth - window.innerWidth";
-            let over = browser.client.execute(wide, Vec::new()).await.unwrap();
-            assert!(
-                over.as_i64().unwrap() <= 0,
-                "{name} at {width}: {over} px too wide"
-            );
-        }
+    let shop = Shop::open(&database).await;
+    let dashboard = Dashboard::new(shop.ezq.clone(), operators());
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+
+    // The database is examined while the others are shown, and the lines of five minutes grow.
+    browser.go(&format!("{base}/ops/health")).await;
+    browser
+        .shows("//summary[contains(., 'checks found nothing')]")
+        .await;
+    if pictures.is_some() {
+        browser.go(&format!("{base}/ops")).await;
+        tokio::time::sleep(Duration::from_secs(240)).await;
+    }
+    let screens = SCREENS.map(|(name, path)| (name, path.to_owned()));
+    for (name, path) in screens.iter().chain(&shop.screens) {
+        browser.go(&format!("{base}{path}")).await;
         let heading = browser.client.find(Locator::Css("h1")).await.unwrap();
         assert!(!heading.text().await.unwrap().is_empty(), "{name}");
+        for (width, suffix) in [(1280, ""), (390, "-narrow")] {
+            browser.resize(width).await;
+            let wide = "return document.documentElement.scrollWidth - window.innerWidth";
+            let over = browser.number(wide).await;
+            assert!(over <= 0, "{name} at {width}: {over} px too wide");
+            let Some(folder) = &pictures else { continue };
+            if width < 1280 && !NARROW.contains(name) {
+                continue;
+            }
+            for theme in ["light", "dark"] {
+                let set = "document.documentElement.dataset.theme = arguments[0]";
+                let theme_is = vec![json!(theme)];
+                browser.client.execute(set, theme_is).await.unwrap();
+                browser
+                    .picture(folder, &format!("{name}-{theme}{suffix}"))
+                    .await;
+            }
+        }
     }
     browser.client.clone().close().await.unwrap();
+    shop.close().await;
 }
 
 #[ezq::test]
@@ -284,7 +290,6 @@ async fn one_signs_in_by_the_link_or_with_the_token(database: TestDatabase) {
     let link = by_link.link.clone().unwrap();
     browser.go(&link).await;
     browser.arrives("Overview").await;
-    browser.pictures("signed-in").await;
 
     // The session ends behind the back of the page, which asks to sign in at its next refresh.
     let sign_out = "await fetch('/logout', {method: 'POST'});
@@ -296,7 +301,6 @@ async fn one_signs_in_by_the_link_or_with_the_token(database: TestDatabase) {
         .unwrap();
     browser.arrives("Sign in to ezq").await;
     browser.go(&link).await;
-    browser.pictures("login-link-used").await;
 
     let by_token = Server::new(Dashboard::new(ezq.clone(), Access::forbidden()))
         .secret(Secret::token(TOKEN).unwrap());
@@ -309,11 +313,9 @@ async fn one_signs_in_by_the_link_or_with_the_token(database: TestDatabase) {
     browser
         .shows("//p[@class='failure' and contains(., 'not the token')]")
         .await;
-    browser.pictures("login-wrong").await;
     browser.type_secret(TOKEN).await;
     browser.arrives("Not allowed").await;
     let place = browser.client.current_url().await.unwrap();
     assert_eq!(place.path(), "/queues");
-    browser.pictures("denied").await;
     browser.client.clone().close().await.unwrap();
 }

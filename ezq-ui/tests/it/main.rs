@@ -9,6 +9,7 @@ mod operations;
 mod outages;
 mod pages;
 mod server;
+mod shop;
 // Packages do not have tests, so one file serves both crates.
 #[path = "../../../ezq-pgmq/tests/it/skip.rs"]
 mod skip;
