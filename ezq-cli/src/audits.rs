@@ -80,7 +80,8 @@ struct EntryRow<'a> {
     by: &'a str,
     reason: Option<&'a str>,
     action: &'static str,
-    queue: &'a str,
+    queue: Option<&'a str>,
+    schedule: Option<&'a str>,
     handler: Option<&'a str>,
     target: Option<&'a str>,
     message_id: Option<String>,
@@ -99,7 +100,8 @@ impl<'a> EntryRow<'a> {
             by: &entry.signature.by,
             reason: entry.signature.reason.as_deref(),
             action: entry.action.name(),
-            queue: entry.queue.as_str(),
+            queue: entry.queue.as_ref().map(QueueName::as_str),
+            schedule: entry.schedule.as_deref(),
             handler: entry.handler.as_ref().map(|name| name.as_str()),
             target: entry.target.as_ref().map(QueueName::as_str),
             message_id: match &entry.event {
@@ -119,6 +121,9 @@ impl<'a> EntryRow<'a> {
 
     /// What it was done to, in words.
     fn what(&self) -> String {
+        if let Some(schedule) = self.schedule {
+            return format!("the schedule {schedule}");
+        }
         let mut what = match (&self.message_id, &self.dead_letter_id, self.handler) {
             (Some(id), _, _) => format!("the event {id}"),
             (_, Some(id), _) => format!("the dead letter {id}"),
@@ -126,7 +131,8 @@ impl<'a> EntryRow<'a> {
             _ => match (&self.state, self.count) {
                 (Some(state), Some(count)) => format!("{count} {state}"),
                 (Some(state), None) => format!("{state} events"),
-                (None, _) => "the queue".to_owned(),
+                (None, Some(count)) => format!("the queue, {count} events"),
+                (None, None) => "the queue".to_owned(),
             },
         };
         if let Some(to) = self.target {
@@ -144,7 +150,7 @@ impl Row for EntryRow<'_> {
             text::time(self.at),
             self.by.to_owned(),
             self.action.to_owned(),
-            self.queue.to_owned(),
+            self.queue.unwrap_or("-").to_owned(),
             text::shortened(&self.what()).into_owned(),
             self.reason
                 .map_or_else(|| "-".to_owned(), |text| text::shortened(text).into_owned()),

@@ -12,6 +12,7 @@ use crate::confirmation::confirm;
 use crate::failure::Failure;
 use crate::names;
 use crate::session::{Access, Session, user};
+use crate::signed::{Signed, signed};
 use crate::text;
 use crate::values;
 
@@ -143,7 +144,12 @@ async fn is_consumed(ezq: &Ezq, queue: &QueueName) -> Result<bool, Failure> {
         .any(|one| one.consumer.queue == *queue && !one.is_gone))
 }
 
-pub(crate) async fn drop_queue(session: &Session, queue: &str, force: bool) -> Result<(), Failure> {
+pub(crate) async fn drop_queue(
+    session: &Session,
+    queue: &str,
+    force: bool,
+    signed: &Signed,
+) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let ezq = session.connect(Access::Change).await?;
     let queue = names::queue(&ezq, queue).await?;
@@ -168,7 +174,8 @@ pub(crate) async fn drop_queue(session: &Session, queue: &str, force: bool) -> R
             true => DropQueue::WithEvents,
             false => DropQueue::IfEmpty,
         };
-        match ezq.pgmq().drop_queue(&queue, how).await? {
+        let request = ezq.pgmq().drop_queue(&queue, how);
+        match signed!(request, signed).await? {
             DropOutcome::HoldsEvents(held) => return Err(holds(&queue, held)),
             DropOutcome::Captured { table } => {
                 let text = format!(

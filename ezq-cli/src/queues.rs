@@ -69,12 +69,16 @@ pub(crate) enum QueueVerb {
         /// Also if it holds events, dead letters or archived events, or a consumer of it runs
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        signed: Signed,
     },
 
     /// Delete every event of a queue, also those being handled. Dead letters stay
     Purge {
         /// Its name
         queue: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 }
 
@@ -92,8 +96,12 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
             resume(session, &queue, handler.as_deref(), by).await
         }
         QueueVerb::Drain(drain) => emptying::drain(session, drain).await,
-        QueueVerb::Drop { queue, force } => emptying::drop_queue(session, &queue, force).await,
-        QueueVerb::Purge { queue } => purge(session, &queue).await,
+        QueueVerb::Drop {
+            queue,
+            force,
+            signed,
+        } => emptying::drop_queue(session, &queue, force, &signed).await,
+        QueueVerb::Purge { queue, signed } => purge(session, &queue, &signed).await,
     }
 }
 
@@ -247,7 +255,7 @@ fn target(queue: &str, handler: Option<&str>) -> String {
     }
 }
 
-async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
+async fn purge(session: &Session, queue: &str, signed: &Signed) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let ezq = session.connect(Access::Change).await?;
     let queue = names::queue(&ezq, queue).await?;
@@ -262,7 +270,7 @@ async fn purge(session: &Session, queue: &str) -> Result<(), Failure> {
             let events = text::counted(total, "event");
             let what = format!("this deletes {events} of the queue `{queue}`");
             confirm(session, &what, queue.as_str())?;
-            ezq.purge(&queue).await?
+            signed!(ezq.purge(&queue), signed).await?
         }
     };
     ezq.close().await;

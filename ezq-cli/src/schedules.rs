@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session};
+use crate::signed::{Signed, signed};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -28,12 +29,16 @@ pub(crate) enum ScheduleVerb {
     Pause {
         /// Its name
         name: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 
     /// Resume a schedule, from its next tick on
     Resume {
         /// Its name
         name: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 }
 
@@ -41,8 +46,8 @@ pub(crate) async fn run(session: &Session, verb: ScheduleVerb) -> Result<(), Fai
     match verb {
         ScheduleVerb::List => list(session).await,
         ScheduleVerb::Run { name } => run_now(session, &name).await,
-        ScheduleVerb::Pause { name } => set_paused(session, &name, true).await,
-        ScheduleVerb::Resume { name } => set_paused(session, &name, false).await,
+        ScheduleVerb::Pause { name, signed } => set_paused(session, &name, true, &signed).await,
+        ScheduleVerb::Resume { name, signed } => set_paused(session, &name, false, &signed).await,
     }
 }
 
@@ -104,15 +109,22 @@ async fn run_now(session: &Session, name: &str) -> Result<(), Failure> {
     session.output.data(&published.event_id)
 }
 
-async fn set_paused(session: &Session, name: &str, pause: bool) -> Result<(), Failure> {
+async fn set_paused(
+    session: &Session,
+    name: &str,
+    pause: bool,
+    signed: &Signed,
+) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
     let schedule = find(&ezq, name).await?;
     let dry_run = session.global.dry_run;
     let is_changed = schedule.is_paused != pause;
-    match (is_changed && !dry_run, pause) {
-        (false, _) => {}
-        (true, true) => ezq.schedules()?.pause(name).await?,
-        (true, false) => ezq.schedules()?.resume(name).await?,
+    if is_changed && !dry_run {
+        let request = match pause {
+            true => ezq.schedules()?.pause(name),
+            false => ezq.schedules()?.resume(name),
+        };
+        signed!(request, signed).await?;
     }
     ezq.close().await;
 
