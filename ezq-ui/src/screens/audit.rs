@@ -183,6 +183,10 @@ fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String)
         }
         (Some(event), _) => (format!("message {}{to}", event.id()), String::new()),
         (None, Some(handler)) => (format!("handler {handler}"), queue_href.to_owned()),
-        (None, None) => (String::new(), String::new()),
+        (None, None) => {
+            let schedule = entry.schedule.as_ref();
+            let schedule = schedule.map(|name| format!("schedule {name}"));
+            (schedule.unwrap_or_default(), String::new())
+        }
     }
 }
