@@ -71,6 +71,8 @@ impl From<ezq::Error> for Failure {
             ErrorKind::InvalidQueueName | ErrorKind::InvalidPattern | ErrorKind::Configuration => {
                 StatusCode::BAD_REQUEST
             }
+            // The role of the dashboard lacks the right, whatever the policy says.
+            ErrorKind::Permission | ErrorKind::SchemaMissing => StatusCode::FORBIDDEN,
             ErrorKind::LeaseLost | ErrorKind::ScheduleTaken => StatusCode::CONFLICT,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -59,6 +59,17 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A text with names in backticks, in parts; true for a name.
+pub(crate) fn marked(text: &str) -> Vec<(bool, String)> {
+    // A lone backtick marks nothing.
+    if !text.matches('`').count().is_multiple_of(2) {
+        return vec![(false, text.to_owned())];
+    }
+    let parts = text.split('`').enumerate();
+    let parts = parts.map(|(number, part)| (!number.is_multiple_of(2), part.to_owned()));
+    parts.filter(|(_, part)| !part.is_empty()).collect()
+}
+
 /// The beginning of a text, on one line.
 pub(crate) fn shortened(text: &str, limit: usize) -> String {
     let text = visible(text).replace(['\n', '\t'], " ");
@@ -172,6 +183,18 @@ mod tests {
         assert_eq!(relative(now - minute, now), "1m ago");
         assert_eq!(relative(now + minute, now), "in 1m");
         assert_eq!(relative(now, now), "now");
+    }
+
+    #[test]
+    fn names_are_marked_by_pairs_of_backticks() {
+        let part = |is_name, text: &str| (is_name, text.to_owned());
+        let parts = [
+            part(false, "the role "),
+            part(true, "a<b"),
+            part(false, "!"),
+        ];
+        assert_eq!(marked("the role `a<b`!"), parts);
+        assert_eq!(marked("5` of"), [part(false, "5` of")]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ struct ReportWanted {
 }
 
 /// Quick, and never fails.
-#[on_event(queue = "orders")]
+#[on_event(name = "reserve", queue = "orders")]
 async fn reserve(event: OrderPlaced) -> PaymentWanted {
     PaymentWanted {
         order: event.order,
@@ -50,7 +50,7 @@ async fn reserve(event: OrderPlaced) -> PaymentWanted {
 }
 
 /// Some cards have expired, and the bank does not always answer.
-#[on_event(queue = "payments", retry(max_attempts = 4))]
+#[on_event(name = "charge", queue = "payments", retry(max_attempts = 4))]
 async fn charge(
     event: PaymentWanted,
     context: Context,
@@ -73,13 +73,13 @@ async fn charge(
 }
 
 /// Of another part of the shop, which has a queue of its own and subscribes to what it needs.
-#[on_event(queue = "shipping")]
+#[on_event(name = "ship", queue = "shipping")]
 async fn ship(_: OrderPaid) {
     sleep(Duration::from_millis(80)).await;
 }
 
 /// Slow: one report at a time.
-#[on_event(queue = "reports", concurrency = 1)]
+#[on_event(name = "render", queue = "reports", concurrency = 1)]
 async fn render(_: ReportWanted) {
     sleep(Duration::from_secs(8)).await;
 }

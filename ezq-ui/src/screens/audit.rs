@@ -176,6 +176,9 @@ fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String)
         let href = frame.to(&format!("/operations/{}", text::encoded(id)));
         return (format!("{which}{to}"), href);
     }
+    if let Some(schedule) = &entry.schedule {
+        return (format!("schedule {schedule}"), frame.to("/schedules"));
+    }
     match (&entry.event, &entry.handler) {
         (Some(EventRef::Dead(id)), _) => {
             let href = format!("{queue_href}/dead/{}", text::encoded(&id.to_string()));
@@ -183,10 +186,12 @@ fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String)
         }
         (Some(event), _) => (format!("message {}{to}", event.id()), String::new()),
         (None, Some(handler)) => (format!("handler {handler}"), queue_href.to_owned()),
-        (None, None) => {
-            let schedule = entry.schedule.as_ref();
-            let schedule = schedule.map(|name| format!("schedule {name}"));
-            (schedule.unwrap_or_default(), String::new())
-        }
+        (None, None) => match &entry.selection {
+            Some((state, filter)) => {
+                let which = format!("{}: {}{to}", plural(*state), says(filter));
+                (which, String::new())
+            }
+            None => ("the whole queue".to_owned(), queue_href.to_owned()),
+        },
     }
 }

@@ -106,11 +106,13 @@ pub(crate) async fn preview(
         _ => None,
     };
     let first = events.page(state).filter(filter.clone()).limit(SHOWN);
-    // The examples are no reason to show nothing.
-    let first = board
-        .ask(first)
-        .await
-        .unwrap_or_else(|_| EventPage::default());
+    let first = match (&count, board.ask(first).await) {
+        (_, Ok(first)) => first,
+        // A page looks at few events. If that takes too long as well, the database is away.
+        (None, Err(failure)) => return Err(failure),
+        // The examples are no reason to show nothing.
+        (Some(_), Err(_)) => EventPage::default(),
+    };
 
     let what = plural(state);
     let frame = frame.page(

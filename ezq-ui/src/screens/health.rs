@@ -30,13 +30,16 @@ struct Page {
     well: Vec<FindingRow>,
 }
 
+/// A text in parts, of which some are names.
+type Marked = Vec<(bool, String)>;
+
 /// What a check of the examination found.
 struct FindingRow {
     severity: String,
     check: &'static str,
-    subject: String,
-    evidence: String,
-    advice: String,
+    subject: Marked,
+    evidence: Marked,
+    advice: Marked,
     sql: String,
 }
 
@@ -73,14 +76,14 @@ impl EngineRow {
 
 impl FindingRow {
     fn of(finding: &Finding) -> Self {
-        let text = |found: &Option<String>| found.clone().unwrap_or_default();
+        let marked = |found: &Option<String>| found.as_deref().map_or_else(Vec::new, text::marked);
         Self {
             severity: finding.severity.to_string(),
             check: finding.check,
-            subject: text(&finding.subject),
-            evidence: finding.evidence.clone(),
-            advice: text(&finding.advice),
-            sql: text(&finding.remedy),
+            subject: marked(&finding.subject),
+            evidence: text::marked(&finding.evidence),
+            advice: marked(&finding.advice),
+            sql: finding.remedy.clone().unwrap_or_default(),
         }
     }
 }

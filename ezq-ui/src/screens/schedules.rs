@@ -115,18 +115,18 @@ pub(crate) async fn show(State(board): State<Board>, frame: Frame) -> Response {
 
 pub(crate) async fn act(
     State(board): State<Board>,
-    _: Operator,
+    Operator { by }: Operator,
     prefix: Prefix,
     Path((name, action)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     let schedules = board.ezq.schedules()?;
     let done = match action.as_str() {
         "pause" => {
-            board.ask(schedules.pause(&name)).await?;
+            board.ask(schedules.pause(&name).by(by)).await?;
             Done::Paused
         }
         "resume" => {
-            board.ask(schedules.resume(&name)).await?;
+            board.ask(schedules.resume(&name).by(by)).await?;
             Done::Resumed
         }
         "run" => {
@@ -137,6 +137,7 @@ pub(crate) async fn act(
     };
     // The page that follows must show it.
     board.schedules.change();
+    board.audit.change();
     Ok(prefix.redirect(&done.at("/schedules", 1)))
 }
 

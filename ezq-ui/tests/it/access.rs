@@ -2,10 +2,12 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use ezq::admin::EventState;
 use ezq::testing::TestDatabase;
+use ezq::{Ezq, sqlx};
 use ezq_ui::{Access, Grant};
 
-use crate::stage::{application, bury, dead, get, mounted, operators, post, send};
+use crate::stage::{application, bury, dead, get, mounted, operators, post, publish, send};
 
 const PAGES: [&str; 17] = [
     "/ops",
@@ -63,6 +65,66 @@ async fn one_who_may_only_look_is_refused_every_action(database: TestDatabase) {
 
     let page = get(&router, "/ops/queues/orders").await.text;
     assert!(page.contains("<button disabled>Pause the queue</button>"));
+}
+
+#[ezq::test]
+async fn a_role_that_may_only_read_sees_everything_and_is_refused_every_action(
+    database: TestDatabase,
+) {
+    bury(&database, 1, "{}").await;
+    let owner = application(&database).await;
+    publish(&owner, "orders", "order.paid", "1").await;
+    // Makes the tables of operations.
+    let events = owner.events("orders").unwrap();
+    let started = events.all(EventState::Dead).discard().start().await;
+    let id = started.unwrap().id;
+    owner.operations().stop(&id).await.unwrap();
+    let role = format!("reader_{}", std::process::id());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq, ezq TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgmq, ezq TO {role}"
+    )))
+    .execute(owner.pool())
+    .await
+    .unwrap();
+
+    let (start, rest) = database
+        .url()
+        .split_once("://")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    let (_, place) = rest.split_once('@').unwrap();
+    let builder = Ezq::builder().without_discovered_handlers();
+    let reader = builder
+        .database_url(format!("{start}://{role}@{place}"))
+        .manage_schema(false)
+        .connect()
+        .await
+        .unwrap();
+    // The policy lets them act, and the database does not.
+    let router = mounted(&reader, operators());
+    for page in PAGES {
+        let answer = get(&router, page).await;
+        assert_eq!(answer.status, StatusCode::OK, "{page}: {}", answer.text);
+        assert!(!answer.text.contains("could not be read:"), "{page}");
+    }
+    for (action, form) in [
+        ("/ops/queues/orders/pause", "reason=x"),
+        ("/ops/queues/orders/events/x/discard", "id=1"),
+        ("/ops/queues/orders/events/x/cancel", "id=1"),
+        ("/ops/queues/orders/dead/selected/discard", "id=1"),
+        ("/ops/queues/orders/all/dead/discard", "last=99"),
+        (&format!("/ops/operations/{id}/stop"), ""),
+    ] {
+        let answer = post(&router, action, form).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::FORBIDDEN,
+            "{action}: {}",
+            answer.text
+        );
+    }
+    assert_eq!(dead(&owner).await, 1);
 }
 
 #[ezq::test]

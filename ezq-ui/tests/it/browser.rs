@@ -50,7 +50,7 @@ const SCREENS: [(&str, &str); 20] = [
 /// Those of which there is also a picture of a narrow page.
 const NARROW: [&str; 3] = ["overview", "dead-letters", "message"];
 /// The tallest picture.
-const TALLEST: i64 = 1400;
+const TALLEST: i64 = 1100;
 
 /// A browser, and the driver that ends with it.
 struct Browser {
@@ -83,7 +83,7 @@ impl Browser {
 
         let options = json!({
             "binary": chromium,
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"],
         });
         let logged = json!({"browser": "ALL"});
         let wanted = [
