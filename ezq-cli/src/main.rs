@@ -71,8 +71,13 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(usage) => {
-            // Whoever closed the stream does not read it.
-            let _ = usage.print();
+            match usage.use_stderr() {
+                true => output::complain(&usage.to_string()),
+                // Whoever closed the stream does not read it.
+                false => {
+                    let _ = usage.print();
+                }
+            }
             return u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };

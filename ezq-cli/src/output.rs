@@ -183,6 +183,13 @@ impl Output {
     }
 }
 
+/// Prints to stderr what may repeat a wrong command line: without what a terminal would obey.
+pub(crate) fn complain(text: &str) {
+    let lines: Vec<_> = text.lines().map(visible).collect();
+    // Nobody is left to be told that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
+}
+
 fn write_json(to: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
     serde_json::to_writer(&mut *to, value).map_err(|error| match error.io_error_kind() {
         Some(kind) => Failure::from(io::Error::from(kind)),

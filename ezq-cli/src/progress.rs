@@ -1,6 +1,8 @@
 //! Progress bars, on stderr, for people who look at it.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::output::Output;
 
@@ -18,13 +20,17 @@ impl Progress {
             false => ProgressDrawTarget::hidden(),
         };
         let form = match total {
-            Some(_) => "{msg} [{bar:30}] {human_pos} of {human_len}, {per_sec}, {eta} left",
-            None => "{msg} {spinner} {human_pos}, {per_sec}",
+            Some(_) => "{msg} [{bar:30}] {human_pos} of {human_len}, {rate}, {eta} left",
+            None => "{msg} {spinner} {human_pos}, {rate}",
         };
         // A template that cannot be read falls back to the bar of the library.
         let style = ProgressStyle::with_template(form)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ");
+            .progress_chars("=> ")
+            .with_key("rate", |state: &ProgressState, to: &mut dyn fmt::Write| {
+                // It is drawn into a string, which cannot fail.
+                let _ = write!(to, "{:.0} a second", state.per_sec());
+            });
         let bar = ProgressBar::with_draw_target(total, target).with_style(style);
         bar.set_message(what);
         Self { bar }

@@ -291,3 +291,49 @@ async fn one_event_or_dead_letter_is_moved_or_discarded(database: TestDatabase) 
     let moved = ezq(&url, &["event", "list", "mail", "--json"]).objects();
     assert_eq!(moved.len(), 2, "{moved:?}");
 }
+
+#[ezq::test]
+async fn an_export_goes_on_over_pages(database: TestDatabase) {
+    bury_many(&database, 250).await;
+    let exported = ezq(&database.url(), &["dlq", "export", "orders"]);
+    assert_eq!(exported.stderr, "");
+    let ids: Vec<_> = exported
+        .objects()
+        .iter()
+        .map(|letter| letter["id"].as_str().unwrap().parse::<i64>().unwrap())
+        .collect();
+    assert_eq!(ids, Vec::from_iter(1..=250));
+}
+
+/// A terminal is made by `script`, of util-linux.
+#[cfg(target_os = "linux")]
+#[ezq::test]
+async fn progress_is_drawn_for_a_terminal_only(database: TestDatabase) {
+    if Command::new("script").arg("--version").output().is_err() {
+        let is_required = std::env::var_os("REQUIRE_ALL_TESTS").is_some();
+        assert!(!is_required, "`script` of util-linux is missing");
+        eprintln!("skipped: `script` of util-linux is missing");
+        return;
+    }
+    bury_many(&database, 250).await;
+    let url = database.url();
+    for (options, is_drawn) in [("", true), (" -q", false), (" --json", false)] {
+        let export = command(&["dlq", "export", "orders"]);
+        let program = export.get_program().to_str().unwrap();
+        let line = format!("{program} dlq export orders{options} > /dev/null");
+        let ran = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env("EZQ_DATABASE_URL", &url)
+            .env("TERM", "xterm")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let drawn = String::from_utf8(ran.stdout).unwrap();
+        assert_eq!(
+            drawn.contains("exporting ["),
+            is_drawn,
+            "{options}: {drawn}"
+        );
+        assert!(is_drawn || drawn.is_empty(), "{options}: {drawn}");
+    }
+}

@@ -111,6 +111,9 @@ async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDataba
     ] {
         assert_eq!(ezq(&reader, &[noun, "list"]).code, 0, "{noun}");
     }
+    // What would be done can be asked without any right to do it.
+    let dry = ezq(&reader, &["dlq", "redrive", "orders", "--all", "-n"]);
+    dry.is(0, "", "would redrive 1 dead letter of the queue `orders`\n");
     for arguments in [
         &["queue", "create", "invoices"][..],
         &["queue", "pause", "orders"],
@@ -171,6 +174,94 @@ async fn hostile_names_are_refused_or_kept_as_they_are(database: TestDatabase) {
             pauses.iter().any(|pause| pause["handler"] == handler),
             "{shown:?}"
         );
+    }
+}
+
+/// Names that are hard to quote, to print and to tell from options, in every place that takes one.
+#[ezq::test]
+async fn every_noun_answers_hostile_names_and_prints_nothing_that_a_terminal_obeys(
+    database: TestDatabase,
+) {
+    let url = database.url();
+    create(&publisher(&database).await, "orders").await;
+    for name in [
+        "ordres",
+        "<b>",
+        "o'rders",
+        "100%",
+        "örders\u{1f980}",
+        "a\u{202e}b\u{1b}[2J",
+        "x\ny",
+        "",
+        "a;drop table x",
+    ] {
+        for words in [
+            "queue show @",
+            "queue drop --yes @",
+            "event list @",
+            "event publish --type x --data {} --queue=@",
+            "event show @",
+            "event move orders 1 --to=@",
+            "event discard --yes @ 1",
+            "dlq export @",
+            "dlq redrive --all --yes @",
+            "errors @",
+            "schedule run @",
+            "schedule pause @",
+            "operation show @",
+            "operation resume @",
+            "audit list --queue=@",
+            "subscription add --app=x -- @ order.*",
+            "subscription prune --yes --app=@",
+            "replay start again --all --queue=@",
+            "check --queue=@",
+            "doctor --check=@",
+            "generate @",
+        ] {
+            let words: Vec<String> = words
+                .split(' ')
+                .map(|word| word.replace('@', name))
+                .collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let ran = ezq(&url, &words);
+            assert!(matches!(ran.code, 2 | 3), "{words:?}: {ran:?}");
+            assert_eq!(ran.stdout, "", "{words:?}: {ran:?}");
+            let obeyed = ran.stderr.contains(['\u{1b}', '\u{202e}']);
+            assert!(!obeyed, "{words:?}: {ran:?}");
+        }
+    }
+}
+
+/// Every noun says that the server is away, and nothing as data.
+#[test]
+fn every_noun_says_that_the_server_is_away() {
+    let url = "postgres://ada:hunter2@127.0.0.1:1/shop";
+    for words in [
+        "queue list",
+        "queue drain orders",
+        "event list orders",
+        "event retry orders --all",
+        "event tail orders -f",
+        "errors orders",
+        "dlq list orders",
+        "dlq redrive orders --all --yes",
+        "dlq export orders",
+        "operation list",
+        "operation resume 7",
+        "audit list",
+        "schedule list",
+        "schedule run report",
+        "consumer list",
+        "subscription list",
+        "capture list",
+        "replay list",
+        "migrate status",
+    ] {
+        let mut words: Vec<&str> = words.split(' ').collect();
+        words.push("--json");
+        let ran = ezq(url, &words);
+        ran.fails(1, "no connection to ada@127.0.0.1:1/shop");
+        assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
     }
 }
 
