@@ -16,7 +16,7 @@ use crate::text;
 use crate::values;
 
 /// In the order in which they are listed without `--state`.
-const STATES: [EventState; 5] = [
+pub(crate) const STATES: [EventState; 5] = [
     EventState::Leased,
     EventState::Retrying,
     EventState::Ready,

@@ -23,6 +23,7 @@ use crate::names;
 use crate::one_event::{self, OneAct, OneEvent};
 use crate::session::{Access, Session};
 use crate::signed::Signed;
+use crate::types::{self, Types};
 use crate::values;
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +33,9 @@ pub(crate) enum EventVerb {
 
     /// List the events of a queue
     List(List),
+
+    /// List the types of events that are stored or subscribed to, and who publishes them
+    Types(Types),
 
     /// Show the newest events of a queue, and with `-f` those that are published. Nothing is leased
     Tail(Tail),
@@ -179,6 +183,7 @@ pub(crate) async fn run(session: &Session, verb: EventVerb) -> Result<(), Failur
     match verb {
         EventVerb::Publish(publish) => publish.run(session).await,
         EventVerb::List(list) => browsing::list(session, list).await,
+        EventVerb::Types(types) => types::types(session, types).await,
         EventVerb::Tail(tail) => following::tail(session, tail).await,
         EventVerb::Cancel(event) => one_event::cancel(session, event, Cancel::Dead).await,
         EventVerb::Discard(change) => change.discard(session).await,

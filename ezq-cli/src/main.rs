@@ -12,7 +12,7 @@
 //! | everything that matches, changed at once | `bulk.rs`, `filters.rs`, `progress.rs` |
 //! | who says so, and why | `signed.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs` and `copies.rs`, and `check` also `exposition.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs`, `types.rs` and `copies.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod audits;
@@ -55,6 +55,7 @@ mod signed;
 mod stopping;
 mod subscriptions;
 mod text;
+mod types;
 mod ui;
 mod values;
 

@@ -36,6 +36,11 @@ impl Progress {
         Self { bar }
     }
 
+    /// Whether somebody sees it.
+    pub(crate) fn is_drawn(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
     pub(crate) fn at(&self, position: u64) {
         self.bar.set_position(position);
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
+use crate::progress::Progress;
 use crate::session::{Access, Session};
 use crate::text;
 use crate::values;
@@ -117,9 +118,12 @@ impl Start {
         }
 
         let output = session.output;
+        let bar = Progress::new(output, None, "replaying");
         let done = replay
             .on_progress(move |progress| {
-                if !progress.is_finished {
+                if bar.is_drawn() {
+                    bar.at(progress.handed_over);
+                } else if !progress.is_finished {
                     let events = text::counted(progress.handed_over, "event");
                     output.note(format!("handed over {events} so far"));
                 }

@@ -111,6 +111,7 @@ async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDataba
     ] {
         assert_eq!(ezq(&reader, &[noun, "list"]).code, 0, "{noun}");
     }
+    assert_eq!(ezq(&reader, &["event", "types"]).code, 0);
     // What would be done can be asked without any right to do it.
     let dry = ezq(&reader, &["dlq", "redrive", "orders", "--all", "-n"]);
     dry.is(0, "", "would redrive 1 dead letter of the queue `orders`\n");
@@ -201,6 +202,7 @@ async fn every_noun_answers_hostile_names_and_prints_nothing_that_a_terminal_obe
             "event list @",
             "event publish --type x --data {} --queue=@",
             "event show @",
+            "event types --queue=@",
             "event move orders 1 --to=@",
             "event discard --yes @ 1",
             "dlq export @",
@@ -240,6 +242,7 @@ fn every_noun_says_that_the_server_is_away() {
         "queue list",
         "queue drain orders",
         "event list orders",
+        "event types",
         "event retry orders --all",
         "event tail orders -f",
         "errors orders",
