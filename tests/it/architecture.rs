@@ -43,6 +43,7 @@ fn crates_depend_downwards_only() {
         ("ezq-macros", vec![]),
         ("ezq-otel", vec!["ezq-core"]),
         ("ezq-pgmq", vec!["ezq-conformance", "ezq-core"]),
+        ("ezq-redis", vec!["ezq", "ezq-core"]),
         ("ezq-ui", vec!["ezq"]),
     ]);
 

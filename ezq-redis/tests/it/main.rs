@@ -1,0 +1,6 @@
+//! The sink against a real server, which the tests start, kill and start again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod relaying;
+mod sending;
+mod server;
