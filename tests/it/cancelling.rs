@@ -204,6 +204,69 @@ async fn the_others_of_a_batch_with_a_transaction_are_handled_without_it() {
     assert_eq!(report.counts.handled, 2, "{report}");
 }
 
+/// Whether a batch's own transaction has claimed it.
+async fn is_claimed(
+    tx: &mut Tx,
+    queue: &QueueName,
+    batch: &Batch<Numbered>,
+) -> Result<bool, sqlx::Error> {
+    let ids = batch.iter().map(|one| one.context.message_id().as_number());
+    let ids: Vec<_> = ids.collect();
+    let sql = format!("SELECT count(*) = 0 FROM pgmq.q_{queue} WHERE msg_id = ANY ($1)");
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ids);
+    query.fetch_one(&mut **tx).await
+}
+
+/// Nobody else sees whether it has the event: it is handled if the batch commits, and cancelled if not.
+#[tokio::test]
+async fn a_batch_that_claims_in_its_transaction_decides_over_a_cancelled_event() {
+    for commits in [true, false] {
+        let queue = queue();
+        let begun = Log::new();
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let log = begun.clone();
+        let name = queue.clone();
+        let sql = writes(&queue);
+        let book = Handler::on_batch("book", move |batch: Batch<Numbered>, mut tx: Tx| {
+            let log = log.clone();
+            let name = name.clone();
+            let sql = sql.clone();
+            let mut gate = gate.clone();
+            async move {
+                let numbers: Vec<i64> = batch.events().map(|event| event.n).collect();
+                let insert = sqlx::query(AssertSqlSafe(sql)).bind(&numbers);
+                insert.execute(&mut *tx).await?;
+                if numbers.contains(&150) && is_claimed(&mut tx, &name, &batch).await? {
+                    log.push(150);
+                    let _ = gate.wait_for(|is_open| *is_open).await;
+                    if !commits {
+                        return Err(HandlerError::retry("rolled back"));
+                    }
+                }
+                Ok(())
+            }
+        });
+        let ezq = connect(&queue, book.batch_size(20)).await;
+        make_effects(&ezq, &queue).await;
+        let all = Vec::from_iter(1..=300);
+        let published = ezq.publish_all(&numbered(all.clone())).await.unwrap();
+        let handle = ezq.consumer().spawn();
+        until(async || begun.count() == 1).await;
+
+        let asked = cancel(&ezq, &queue, &published[149].id, Cancel::Dead).await;
+        assert_eq!(asked, CancelOutcome::Asked, "commits: {commits}");
+        open.send_replace(true);
+        let dead = u64::from(!commits);
+        until(async || held(&ezq, &queue).await == [0, 0, 0, dead]).await;
+        until(async || orders(&ezq, &queue).await == 0).await;
+        let mut expected = all;
+        expected.retain(|n| commits || *n != 150);
+        assert_eq!(effects(&ezq, &queue).await, expected);
+        handle.stop();
+        soon(handle).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_has_ended_before_its_worker_heard_of_it_stays_handled() {
     let queue = queue();

@@ -163,8 +163,9 @@ impl<'a> Events<'a> {
     ///   returned, and events that they returned do not go out. A handler whose transaction has committed
     ///   counts, so an event may be handled in spite of it.
     ///
-    /// Events of its ordering key that wait behind it go on. A batch of a handler without `Tx` is not cut
-    /// off while other events are in it.
+    /// Events of its ordering key that wait behind it go on. A batch of a handler without `Tx` may go on for
+    /// its other events for two seconds. Then it is cut off, and they are handled one by one. A batch that
+    /// claims in its transaction is not cut off: if it commits, the event is handled.
     ///
     /// ```
     /// # use ezq_core::admin::{Cancel, CancelOutcome, EventState};

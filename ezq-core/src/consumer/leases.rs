@@ -317,7 +317,7 @@ impl Leases {
         let Some(held) = held.filter(|held| !held.lease.cancel().is_cancelled()) else {
             return false;
         };
-        held.lease.cancel().cancel();
+        held.lease.cancel_by_order();
         true
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Lease {
     expires: AtomicU64,
     renewal: Notify,
     cancel: CancellationToken,
+    /// It was cancelled because an operator cancels the event.
+    ordered: AtomicBool,
     /// A handler's transaction is about to settle the delivery, so the renewals leave it out.
     settling: AtomicBool,
     /// The receipt of a newer delivery of the message, if one came to this worker itself.
@@ -36,6 +38,7 @@ impl Lease {
             expires: AtomicU64::new(millis(ttl)),
             renewal: Notify::new(),
             cancel: CancellationToken::new(),
+            ordered: AtomicBool::new(false),
             settling: AtomicBool::new(false),
             newer: Mutex::default(),
         }
@@ -120,6 +123,19 @@ impl Lease {
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    /// Cancels the handlers because an operator cancels the event.
+    pub(crate) fn cancel_by_order(&self) {
+        // The token orders it for those who wait for that.
+        self.ordered.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
+    }
+
+    /// Waits until it is cancelled. Returns whether an operator cancels the event.
+    pub(crate) async fn cancelled(&self) -> bool {
+        self.cancel.cancelled().await;
+        self.ordered.load(Ordering::Relaxed)
     }
 }
 

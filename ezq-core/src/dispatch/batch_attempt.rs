@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::{join_all, select_all};
-use tokio::time::Instant;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout};
 use tracing::field::{DebugValue, debug};
 use tracing::{Instrument, Span, info_span};
 
@@ -30,6 +31,10 @@ use crate::publish::transaction::Transaction;
 
 /// How many trace contexts the span of a batch names: a log line repeats its span's fields.
 const MAX_TRACEPARENTS: usize = 16;
+
+/// How long a batch without a transaction may go on for its other events when an operator cancels one: what
+/// it did for them counts. After that they are handled one by one.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What the handler said of one event: the events it returned for it, or its failure.
 type EventResult = Result<Vec<Outgoing>, Box<Failure>>;
@@ -217,20 +222,27 @@ fn finish_drafts(publisher: &Publisher, drafts: Vec<Draft>) -> EventResult {
 }
 
 /// Ends when the batch is of no use any more. With `any`, for a batch that commits as a whole, that is
-/// when one lease is lost; otherwise when all are.
+/// when one event is cancelled or its lease is lost. Otherwise that is when all are; or when an operator
+/// cancels one, and the batch does not end in time for the others.
 fn cancelled(members: &[Member], any: bool) -> impl Future<Output = ()> + use<> {
-    let tokens = members
+    let leases = members
         .iter()
-        .map(|member| member.received().lease.cancel().clone());
-    let tokens: Vec<_> = tokens
-        .map(|token| Box::pin(token.cancelled_owned()))
+        .map(|member| Arc::clone(&member.received().lease));
+    let mut left: FuturesUnordered<_> = leases
+        .map(|lease| async move { lease.cancelled().await })
         .collect();
 
     async move {
-        if any {
-            select_all(tokens).await;
-        } else {
-            join_all(tokens).await;
+        while let Some(by_order) = left.next().await {
+            if any {
+                return;
+            }
+            if by_order {
+                let all = async { while left.next().await.is_some() {} };
+                // Whether or not all are cancelled in this time, the batch is of no use after it.
+                let _ = timeout(GRACE, all).await;
+                return;
+            }
         }
     }
 }

@@ -367,3 +367,42 @@ async fn a_batch_goes_on_for_its_other_events() {
     handle.stop();
     assert_eq!(handle.await.unwrap().counts.handled, 2);
 }
+
+/// One that does not end for its other events is cut off, and they are handled one by one.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_does_not_end_is_cut_off() {
+    let is_begun = Arc::new(AtomicBool::new(false));
+    let begun = Arc::clone(&is_begun);
+    let book = Handler::on_batch("book", move |batch: Batch<Paid>| {
+        let is_together = batch.len() > 1;
+        begun.store(
+            is_together || begun.load(Ordering::SeqCst),
+            Ordering::SeqCst,
+        );
+        async move {
+            if is_together {
+                std::future::pending::<()>().await;
+            }
+        }
+    });
+    let book = book.batch_size(3).batch_wait(Duration::from_secs(1));
+    let app = TestApp::new(|app| app.register(book)).unwrap();
+    let queue = QueueName::default();
+    let mut ids = Vec::new();
+    for order in 1..=3 {
+        ids.push(app.publish(&Paid { order }).await.unwrap().id);
+    }
+    let handle = app.consumer().spawn();
+    until("the batch runs", async || is_begun.load(Ordering::SeqCst)).await;
+
+    let events = app.events(&queue).unwrap();
+    let asked = tokio::time::Instant::now();
+    events.cancel(&ids[1], Cancel::Dead).await.unwrap();
+    until("all are settled", async || is_empty(&app, &queue).await).await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{asked:?}");
+    let letters = dead(&app, &queue).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].original_id.as_ref(), Some(&ids[1]));
+    handle.stop();
+    assert_eq!(handle.await.unwrap().counts.handled, 2);
+}

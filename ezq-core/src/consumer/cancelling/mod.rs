@@ -10,7 +10,9 @@
 //! - What has not started is settled without its handlers.
 //! - What a later claim brings is settled at once: the order stands until somebody has carried it out.
 //!
-//! A batch without a transaction goes on for its other events. Its own event is settled when it ends.
+//! A batch without a transaction goes on for its other events for two seconds. Then it is cut off, and they
+//! are handled one by one. A batch with a transaction is cut off at once, since it commits as a whole. One
+//! that claims in its transaction is not: until it ends, nobody else can see whether it has the event.
 //!
 //! # When no worker has the event
 //!

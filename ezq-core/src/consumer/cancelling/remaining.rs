@@ -58,6 +58,7 @@ impl RemainingOrders {
         let Some(cancellations) = self.engine.cancellations() else {
             return Ok(());
         };
+        let mut failure = None;
         for Cancellation {
             message_id, order, ..
         } in orders
@@ -77,9 +78,10 @@ impl RemainingOrders {
                 }
                 // Another worker has it.
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {}
-                Err(error) => return Err(error),
+                // A transaction may have it. The others need not wait for that.
+                Err(error) => failure = Some(error),
             }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }
