@@ -9,9 +9,8 @@ use chrono::{DateTime, Utc};
 use ezq::Envelope;
 use ezq::QueueName;
 use ezq::admin::{CopyState, EventCopy};
-use ezq::engine::{DeadLetter, Death};
+use ezq::engine::DeadLetter;
 use ezq::event::AttributeValue;
-use ezq::message::headers::{self, Headers};
 use ezq::message::{HandlerState, MessageId, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -45,7 +44,7 @@ struct CopyView {
     event_type: String,
     state: &'static str,
     when: String,
-    deliveries: u32,
+    deliveries: String,
     attributes: Vec<(String, String)>,
     timeline: Vec<Entry>,
     payload: Shown,
@@ -176,14 +175,7 @@ fn copy_of(queue: &QueueName, letter: DeadLetter) -> EventCopy {
     let id = id.unwrap_or(letter.id);
     EventCopy::new(queue, id, letter.enqueued_at, &letter.headers, state)
         .event_type(event_type)
-        .deliveries(deliveries(&letter.headers))
         .body(letter.body)
-}
-
-/// How often a dead letter had been delivered.
-fn deliveries(headers: &Headers) -> u32 {
-    let death = headers.value(headers::DEAD).map(Death::read);
-    death.and_then(|death| death.deliveries).unwrap_or_default()
 }
 
 async fn page(
@@ -278,7 +270,11 @@ impl Stored<'_> {
                 .unwrap_or_else(|| "no event type".to_owned()),
             state: state(&copy.state),
             when: messages::when(&copy.state),
-            deliveries: copy.deliveries,
+            deliveries: match (&copy.state, copy.deliveries) {
+                // What has died was delivered; a letter by its id does not tell how often.
+                (CopyState::Dead { .. }, 0) => "–".to_owned(),
+                (_, deliveries) => deliveries.to_string(),
+            },
             attributes: self.envelope().map_or_else(Vec::new, attributes),
             timeline: timeline(copy),
             payload: payloads.shown(&self.payload(), is_asked_for),

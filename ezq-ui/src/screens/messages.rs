@@ -117,7 +117,7 @@ fn event_href(queue_path: &str, event: &EventCopy) -> String {
 pub(crate) fn when(state: &CopyState) -> String {
     let now = Utc::now();
     match state {
-        CopyState::Waiting { due } if *due <= now => {
+        CopyState::Waiting { due } | CopyState::Retrying { due } if *due <= now => {
             format!("ready {}", text::relative(*due, now))
         }
         CopyState::Waiting { due } => format!("due {}", text::relative(*due, now)),

@@ -231,3 +231,28 @@ async fn what_vanished_after_the_preview_is_no_failure(database: TestDatabase) {
     let page = shows(&router, &begun, "tag ended").await;
     assert!(page.contains("0 of 0"), "{page}");
 }
+
+#[ezq::test]
+async fn a_filter_with_signs_of_html_sql_and_addresses_means_what_it_says(database: TestDatabase) {
+    bury(&database, 3, "{}").await;
+    let ezq = application(&database).await;
+    let router = mounted(&ezq, operators());
+    for none in ["%25", "%3Caccount%3E+of+1%25", "_", "ä'--"] {
+        let path = format!("/ops/queues/orders/all/dead/redrive?type={none}&error={none}");
+        let page = get(&router, &path).await;
+        assert_eq!(page.status, StatusCode::OK, "{none}");
+        assert!(page.text.contains("Nothing of orders fits"), "{none}");
+    }
+
+    let error = "error=%3Caccount%3E+of+100%25+%27ada%27";
+    let preview = get(&router, &format!("{DISCARD}?{error}")).await.text;
+    assert!(preview.contains("<b>3 dead letters</b>"), "{preview}");
+    let shown = "error &#60;account&#62; of 100% &#39;ada&#39;";
+    assert!(preview.contains(shown), "{preview}");
+    let form = format!("{error}&last={}", field(&preview, "last"));
+    let begun = place(&post(&router, DISCARD, &form).await);
+    let page = shows(&router, &begun, "tag ended").await;
+    assert!(page.contains(shown) && page.contains("3 of 3"), "{page}");
+    let audit = get(&router, "/ops/audit").await.text;
+    assert!(audit.contains(shown), "{audit}");
+}
