@@ -49,7 +49,7 @@ pub enum Grant {
     Read,
     /// Look and act.
     Act {
-        /// Who acts. It is stored with what is done, such as a pause.
+        /// Who acts. The audit trail names them so.
         by: String,
     },
 }

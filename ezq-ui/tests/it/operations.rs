@@ -256,3 +256,31 @@ async fn a_filter_with_signs_of_html_sql_and_addresses_means_what_it_says(databa
     let audit = get(&router, "/ops/audit").await.text;
     assert!(audit.contains(shown), "{audit}");
 }
+
+#[ezq::test]
+async fn an_operation_goes_on_once_the_database_lets_it(database: TestDatabase) {
+    bury(&database, 3, "{}").await;
+    let ezq = application(&database).await;
+    let events = ezq.events("orders").unwrap();
+    let started = events.all(EventState::Dead).discard().start().await;
+    let id = started.unwrap().id;
+
+    // Every step waits for this lock until its limit.
+    let other = application(&database).await;
+    let mut holder = other.pool().begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE pgmq.q_orders_dlq IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let router = mounted(&ezq, operators());
+    let path = format!("/ops/operations/{id}");
+    place(&post(&router, &format!("{path}/resume"), "").await);
+    let page = shows(&router, &path, "It is tried again:").await;
+    assert!(page.contains("tag running"), "{page}");
+
+    holder.rollback().await.unwrap();
+    let page = shows(&router, &path, "tag ended").await;
+    assert!(page.contains("3 of 3"), "{page}");
+    assert!(!page.contains("It is tried again:"), "{page}");
+    assert_eq!(dead(&ezq).await, 0);
+}
