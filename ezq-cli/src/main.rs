@@ -12,7 +12,7 @@
 //! | everything that matches, changed at once | `bulk.rs`, `filters.rs`, `progress.rs` |
 //! | who says so, and why | `signed.rs` |
 //! | what is asked before something is destroyed | `confirmation.rs` |
-//! | the commands | the file of their noun, such as `queues.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs`, `types.rs` and `copies.rs`, and `check` also `exposition.rs` |
+//! | the commands | the file of their noun, such as `queues.rs`, with `emptying.rs`, `queue_rows.rs` and `rates.rs`; dead letters also `letters.rs`, events `browsing.rs`, `following.rs`, `one_event.rs`, `types.rs` and `copies.rs`, and `check` also `exposition.rs` |
 
 mod arguments;
 mod audits;
@@ -47,7 +47,9 @@ mod one_event;
 mod operations;
 mod output;
 mod progress;
+mod queue_rows;
 mod queues;
+mod rates;
 mod replays;
 mod schedules;
 mod session;

@@ -2,27 +2,30 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use ezq::admin::{Count, Pause, QueueSummary};
 use ezq::engine::Engine as _;
 use ezq::message::IntoQueueName as _;
-use serde::Serialize;
 use serde_json::json;
 
 use crate::confirmation::confirm;
 use crate::emptying::{self, Drain};
 use crate::failure::Failure;
 use crate::names;
-use crate::output::Row;
+use crate::queue_rows::QueueRow;
+use crate::rates;
 use crate::session::{Access, Session, user};
 use crate::signed::{Signed, signed};
 use crate::text;
+use crate::values;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueVerb {
     /// List all queues with what they hold. Counts stop at 10,000
-    List,
+    List {
+        /// Show also how fast they move, by a second look after this time, such as `5s`
+        #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+        rates: Option<Duration>,
+    },
 
     /// Show what one queue holds, and its pauses
     Show {
@@ -84,7 +87,7 @@ pub(crate) enum QueueVerb {
 
 pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failure> {
     match verb {
-        QueueVerb::List => list(session).await,
+        QueueVerb::List { rates } => list(session, rates).await,
         QueueVerb::Show { queue } => show(session, &queue).await,
         QueueVerb::Create { queue } => create(session, &queue).await,
         QueueVerb::Pause {
@@ -105,8 +108,11 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
     }
 }
 
-async fn list(session: &Session) -> Result<(), Failure> {
+async fn list(session: &Session, rates: Option<Duration>) -> Result<(), Failure> {
     let ezq = session.connect(Access::Read).await?;
+    if let Some(over) = rates {
+        return rates::list(ezq, over, session.output).await;
+    }
     let found = ezq.queues().list().await?;
     // Before anything is printed: a pager that stands still must not hold connections.
     ezq.close().await;
@@ -281,124 +287,4 @@ async fn purge(session: &Session, queue: &str, signed: &Signed) -> Result<(), Fa
     session
         .output
         .done(&answer, format!("{verb} {events} of the queue `{queue}`"))
-}
-
-/// What a queue holds, as `--json` prints it.
-#[derive(Serialize)]
-struct QueueRow<'a> {
-    queue: &'a str,
-    at: DateTime<Utc>,
-    ready: u64,
-    leased: u64,
-    retrying: u64,
-    scheduled: u64,
-    dead: u64,
-    /// The counts that stopped, because there are more.
-    capped: Vec<&'static str>,
-    oldest_claimable_seconds: Option<f64>,
-    is_paused: bool,
-    pauses: Vec<PauseRow<'a>>,
-    #[serde(skip)]
-    shown: [String; 5],
-}
-
-#[derive(Serialize)]
-struct PauseRow<'a> {
-    handler: Option<&'a str>,
-    since: DateTime<Utc>,
-    by: &'a str,
-    reason: Option<&'a str>,
-}
-
-impl<'a> QueueRow<'a> {
-    fn of(found: &'a QueueSummary) -> Self {
-        let counts: [(&'static str, Count); 5] = [
-            ("ready", found.ready),
-            ("leased", found.leased),
-            ("retrying", found.retrying),
-            ("scheduled", found.scheduled),
-            ("dead", found.dead),
-        ];
-        let capped = counts.iter().filter(|(_, count)| count.is_capped);
-
-        Self {
-            queue: found.queue.as_str(),
-            at: found.at,
-            ready: found.ready.value,
-            leased: found.leased.value,
-            retrying: found.retrying.value,
-            scheduled: found.scheduled.value,
-            dead: found.dead.value,
-            capped: capped.map(|(name, _)| *name).collect(),
-            oldest_claimable_seconds: found.oldest_claimable.map(|age| age.as_secs_f64()),
-            is_paused: found.is_paused(),
-            pauses: found.pauses.iter().map(PauseRow::of).collect(),
-            shown: counts.map(|(_, count)| count.to_string()),
-        }
-    }
-
-    fn oldest(&self) -> String {
-        let age = self.oldest_claimable_seconds.map(Duration::from_secs_f64);
-        age.map_or_else(|| "-".to_owned(), text::duration)
-    }
-
-    fn state(&self) -> String {
-        // A pause of the whole queue says all there is to say of its handlers.
-        let handlers: Vec<&str> = self
-            .pauses
-            .iter()
-            .filter_map(|pause| pause.handler)
-            .collect();
-        match (self.is_paused, handlers.is_empty()) {
-            (true, _) => "paused".to_owned(),
-            (false, true) => "-".to_owned(),
-            (false, false) => format!("paused: {}", handlers.join(", ")),
-        }
-    }
-}
-
-impl Row for QueueRow<'_> {
-    const COLUMNS: &'static [&'static str] = &[
-        "QUEUE",
-        "READY",
-        "LEASED",
-        "RETRYING",
-        "SCHEDULED",
-        "DEAD",
-        "OLDEST",
-        "STATE",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let mut cells = vec![self.queue.to_owned()];
-        cells.extend(self.shown.iter().cloned());
-        cells.extend([self.oldest(), self.state()]);
-        cells
-    }
-}
-
-impl<'a> PauseRow<'a> {
-    fn of(pause: &'a Pause) -> Self {
-        let handler = pause.target.handler.as_ref();
-        Self {
-            handler: handler.map(|name| name.as_str()),
-            since: pause.since,
-            by: &pause.by,
-            reason: pause.reason.as_deref(),
-        }
-    }
-}
-
-impl std::fmt::Display for PauseRow<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(handler) = self.handler {
-            write!(f, "the handler `{handler}`, ")?;
-        }
-        let since = text::time(self.since);
-        write!(f, "since {since} by {}", self.by)?;
-        match self.reason {
-            Some(reason) => write!(f, ": {reason}"),
-            None => Ok(()),
-        }
-    }
 }

@@ -80,15 +80,17 @@ async fn run_now(session: &Session, name: &str) -> Result<(), Failure> {
     let schedule = find(&ezq, name).await?;
     if session.global.dry_run {
         ezq.close().await;
+        if !schedule.can_run {
+            let text = format!(
+                "what the schedule `{name}` publishes is not stored: fire it from `{}`, whose code has it",
+                schedule.application
+            );
+            return Err(Failure::error(text));
+        }
         let answer = json!({
             "schedule": name, "queue": null, "event_id": null, "event_type": null, "id": null, "dry_run": true,
         });
-        let text = match schedule.can_run {
-            true => format!("would publish the event of the schedule `{name}`"),
-            false => {
-                format!("could not publish the event of the schedule `{name}`, which is not stored")
-            }
-        };
+        let text = format!("would publish the event of the schedule `{name}`");
         return session.output.done(&answer, text);
     }
 

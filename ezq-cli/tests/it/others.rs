@@ -7,7 +7,7 @@ use std::time::Duration;
 use ezq::handler::Handler;
 use ezq::message::Retention;
 use ezq::schedule::Schedule;
-use ezq::sqlx;
+use ezq::sqlx::{self, Connection as _, PgConnection};
 use ezq::testing::TestDatabase;
 use ezq::{AnyEvent, Event};
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,13 @@ async fn a_schedule_is_run_without_the_code_of_its_application(database: TestDat
         assert_eq!(after[member], before[member], "{member}");
     }
     assert_ne!(after["fired_at"], before["fired_at"]);
+
+    // As an older version leaves it.
+    let mut own = PgConnection::connect(&url).await.unwrap();
+    let forget = sqlx::query("update ezq.schedules set event = null");
+    forget.execute(&mut own).await.unwrap();
+    ezq(&url, &dry).fails(1, "fire it from `shop`, whose code has it");
+    ezq(&url, &run).fails(1, "Fire it from `shop`, whose code has it");
 }
 
 #[ezq::test]

@@ -1,9 +1,11 @@
 //! `ezq queue`.
 
-use ezq::testing::TestDatabase;
-use serde_json::json;
+use std::process::Stdio;
 
-use crate::program::{bury, create, ezq, publish, publisher};
+use ezq::testing::TestDatabase;
+use serde_json::{Value, json};
+
+use crate::program::{bury, command, create, ezq, publish, publisher};
 
 #[ezq::test]
 async fn a_queue_is_created_once(database: TestDatabase) {
@@ -133,4 +135,38 @@ async fn a_mistyped_queue_is_answered_with_the_one_that_was_meant(database: Test
     }
     // Nothing was created by the way.
     assert_eq!(ezq(&url, &["queue", "list", "--json"]).objects().len(), 1);
+}
+
+#[ezq::test]
+async fn the_rates_of_queues_are_those_between_two_looks(database: TestDatabase) {
+    let app = publisher(&database).await;
+    create(&app, "orders").await;
+    let url = database.url();
+    let listed = ezq(&url, &["queue", "list", "--rates", "100ms"]);
+    let lines: Vec<&str> = listed.stdout.lines().collect();
+    assert!(
+        lines[0].ends_with("STATE  STORED/S  REMOVED/S"),
+        "{listed:?}"
+    );
+    assert!(lines[1].ends_with("-      0.0       0.0"), "{listed:?}");
+
+    let mut running = command(&["queue", "list", "--rates", "3s", "--json"])
+        .env("EZQ_DATABASE_URL", &url)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The program looks first, and again when these are counted: the statistics are a second late.
+    let mut is_running = true;
+    while is_running {
+        publish(&app, "orders", "order.paid", "{}").await;
+        is_running = running.try_wait().unwrap().is_none();
+    }
+    let listed = running.wait_with_output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert!(
+        listed["stored_per_second"].as_f64().unwrap() > 0.0,
+        "{listed}"
+    );
+    assert_eq!(listed["removed_per_second"], json!(0.0), "{listed}");
+    ezq(&url, &["queue", "list", "--rates", "soon"]).fails(2, "use a whole number and a unit");
 }
