@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{
-    AuditAction, AuditEntry, AuditPage, AuditRequest, EventFilter, EventRef, EventState, Operation,
-    PageCursor, Signature,
+    AuditAction, AuditEntry, AuditPage, AuditRequest, EventRef, EventState, Operation, PageCursor,
+    Signature,
 };
 use ezq_core::message::{HandlerName, MessageId, QueueName};
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use crate::message::encoding::Encoding;
+use crate::message::encoding::{Encoding, from_json};
 use crate::message::receipts;
 
 /// What is written of one act.
@@ -100,7 +100,7 @@ pub(crate) async fn write(
         .bind(event.map(|event| matches!(event, EventRef::Dead(_))))
         .bind(entry.operation.as_deref())
         .bind(state)
-        .bind(filter.map(|(_, filter)| filter_text(filter, encoding)))
+        .bind(filter.map(|(_, filter)| encoding.json(filter)))
         .bind(
             entry
                 .count
@@ -126,13 +126,6 @@ pub(crate) async fn count(
         .execute(connection)
         .await
         .map(drop)
-}
-
-/// A filter as it is stored.
-pub(crate) fn filter_text(filter: &EventFilter, encoding: Encoding) -> String {
-    // A filter is plain data: writing it as JSON cannot fail.
-    let text = serde_json::to_string(filter).unwrap_or_else(|_| "{}".to_owned());
-    encoding.text(&text).into_owned()
 }
 
 /// A reason as it is stored.
@@ -219,7 +212,7 @@ fn entry(row: &PgRow) -> Result<Option<AuditEntry>, sqlx::Error> {
     }
 
     let state = text("state")?.and_then(|state| state.parse::<EventState>().ok());
-    let filter = text("filter")?.and_then(|filter| serde_json::from_str(&filter).ok());
+    let filter = text("filter")?.and_then(|filter| from_json(&filter));
     entry.selection = state.zip(filter);
     Ok(Some(entry))
 }

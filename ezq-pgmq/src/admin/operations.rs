@@ -15,7 +15,7 @@ use crate::admin::acting::{self, Locked};
 use crate::admin::audit;
 use crate::admin::selection::{Page, Range, next, table};
 use crate::error;
-use crate::message::encoding::Encoding;
+use crate::message::encoding::{Encoding, from_json};
 use crate::sql::BEGIN;
 
 /// How many events a step acts on.
@@ -109,7 +109,7 @@ async fn begin(
         .bind(selection.queue.as_str())
         .bind(action.target().map(QueueName::as_str))
         .bind(selection.state.to_string())
-        .bind(audit::filter_text(&selection.filter, encoding))
+        .bind(encoding.json(&selection.filter))
         .bind(last.unwrap_or(0))
         .bind(total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)))
         .bind(encoding.name(&signature.by))
@@ -371,7 +371,7 @@ fn read(row: &PgRow) -> Result<Operation, sqlx::Error> {
     let queue = name("queue")?.ok_or_else(|| unknown("a queue"))?;
     let state = text("state")?.and_then(|state| state.parse().ok());
     let mut selection = Selection::new(queue, state.ok_or_else(|| unknown("a state"))?);
-    let filter = text("filter")?.and_then(|filter| serde_json::from_str(&filter).ok());
+    let filter = text("filter")?.and_then(|filter| from_json(&filter));
     // Without its filter it would act on everything.
     selection.filter = filter.ok_or_else(|| unknown("a filter"))?;
     let numbered = |number: i64| (number > 0).then_some(MessageId::Number(number));

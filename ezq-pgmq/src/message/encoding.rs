@@ -10,6 +10,8 @@ use std::borrow::Cow;
 
 use ezq_core::message::headers::{DEAD, HANDLER_PREFIX, REDRIVEN, REPLAY};
 use ezq_core::message::{HandlerName, Progress, Reason};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// How an escape begins.
@@ -127,16 +129,38 @@ impl Encoding {
     }
 
     fn clean(self, value: &mut Value) {
-        match value {
-            Value::String(text) => {
-                if let Cow::Owned(written) = self.text(text) {
-                    *text = written;
-                }
+        each_string(value, &|text| self.text(text));
+    }
+
+    /// Plain data as JSON that can be stored, and is read back by [`from_json`] as it was.
+    pub(crate) fn json(self, data: &impl Serialize) -> String {
+        // Plain data always serialises.
+        let mut value = serde_json::to_value(data).unwrap_or_default();
+        each_string(&mut value, &|text| self.name(text));
+        value.to_string()
+    }
+}
+
+/// Data that [`Encoding::json`] wrote. `None` if it is of another shape.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let mut value = serde_json::from_str(text).ok()?;
+    each_string(&mut value, &|text| original(text));
+    serde_json::from_value(value).ok()
+}
+
+/// Rewrites each text in a value; the names of fields stay.
+fn each_string(value: &mut Value, rewrite: &dyn for<'a> Fn(&'a str) -> Cow<'a, str>) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(written) = rewrite(text) {
+                *text = written;
             }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.clean(item)),
-            Value::Object(entries) => entries.values_mut().for_each(|entry| self.clean(entry)),
-            _ => {}
         }
+        Value::Array(items) => items.iter_mut().for_each(|item| each_string(item, rewrite)),
+        Value::Object(entries) => entries
+            .values_mut()
+            .for_each(|entry| each_string(entry, rewrite)),
+        _ => {}
     }
 }
 
@@ -239,6 +263,23 @@ mod tests {
                 );
                 assert_eq!(original(&written), name, "{encoding:?}");
             }
+        }
+    }
+
+    #[test]
+    fn data_is_read_back_as_it_was_given() {
+        let data = serde_json::json!({"by": [r"größe→\u{2192}", "a\0b"], "count": 7});
+        for encoding in ALL {
+            let written = encoding.json(&data);
+            assert!(
+                written.chars().all(|c| encoding.holds(c)),
+                "{encoding:?}: {written}"
+            );
+            assert!(
+                !written.contains("\\u0000"),
+                "jsonb takes no NUL: {written}"
+            );
+            assert_eq!(from_json(&written), Some(data.clone()), "{encoding:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use ezq_core::admin::DeadLetterFilter;
+use ezq_core::admin::{DeadLetterFilter, EventFilter, EventState};
 use ezq_core::app::App;
 use ezq_core::engine::{
     BroadcastMessage, Broadcasts, CopyState, Engine, Registration, ScheduleStore,
@@ -354,5 +354,30 @@ async fn names_in_the_tables_of_ezq_read_as_they_were_given() {
             1,
             "{encoding}"
         );
+    }
+}
+
+#[tokio::test]
+async fn an_operation_acts_on_what_its_filter_names() {
+    for encoding in ["LATIN1", "WIN1252", "SQL_ASCII", "UTF8"] {
+        let (engine, queue, _own) = database(encoding).await;
+        let fails = Handler::on(NAME, |_: AnyEvent| async { Err::<(), _>("no") });
+        let app = app(&engine, fails.max_attempts(1));
+        publish(&engine, &queue, &[&event("e", "x")]).await;
+        app.consumer()
+            .queue(&queue)
+            .until_idle()
+            .run()
+            .await
+            .unwrap();
+
+        let filter = EventFilter::all().died_by(NAME);
+        let dead = app.events(&queue).unwrap().all(EventState::Dead);
+        let ended = dead.filter(filter.clone()).redrive().await.unwrap();
+        assert_eq!(ended.done, 1, "{encoding}");
+
+        let entry = &app.audit().list().await.unwrap().entries[0];
+        let selection = entry.selection.as_ref().unwrap();
+        assert_eq!(selection.1, filter, "{encoding}");
     }
 }
