@@ -9,6 +9,8 @@
 //!   [`pgmq::Inbox`]. Most names of the root are in such a module as well.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "clap")]
+pub mod command;
 mod connect;
 pub mod event;
 mod macros;

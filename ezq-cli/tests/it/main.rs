@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod frame;
 mod others;
+mod own_events;
 mod page;
 mod program;
 mod queues;
