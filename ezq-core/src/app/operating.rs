@@ -37,8 +37,8 @@ impl App {
             .await
     }
 
-    /// Gives up a waiting event when awaited: moves one message, due or not, to the dead letters, with the operator's
-    /// own reason ([`ReasonKind::Operator`]). Returns whether there was one.
+    /// Gives up a waiting event when awaited: moves one message, due or not, to the dead letters, with the
+    /// operator's own [reason](crate::message::ReasonKind::Operator). Returns whether there was one.
     ///
     /// The marks of its handlers stay, so a redrive runs only those that were not done. Queue and id are
     /// those from [`history`](Self::history) and [`blocked_keys`](Self::blocked_keys).
