@@ -30,6 +30,20 @@ fn is_sent(outcome: &SendOutcome) -> bool {
     matches!(outcome, SendOutcome::Sent)
 }
 
+/// Which messages of a batch are stored.
+async fn sent(sink: &RedisSink, batch: &[Outbound]) -> Vec<bool> {
+    let outcomes = sink.send(batch).await.unwrap();
+    outcomes.iter().map(is_sent).collect()
+}
+
+/// Gives a name to a text, so that no stream can have it.
+fn occupy(connection: &mut Connection, name: &str) {
+    let set = redis::cmd("SET")
+        .arg(&[name, "text"])
+        .query::<()>(connection);
+    set.unwrap();
+}
+
 #[tokio::test]
 async fn an_entry_holds_the_event_as_cloudevents_json() {
     let test = "sending::an_entry_holds_the_event_as_cloudevents_json";
@@ -76,16 +90,11 @@ async fn a_stream_that_cannot_take_events_harms_no_other() {
         return;
     };
     let mut connection = server.connection();
-    let taken = redis::cmd("SET")
-        .arg(&["taken", "text"])
-        .query::<()>(&mut connection);
-    taken.unwrap();
+    occupy(&mut connection, "taken");
 
     let sink = RedisSink::connect(&server.url()).await.unwrap();
     let batch = [message("good", 0), message("taken", 1), message("good", 2)];
-    let outcomes = sink.send(&batch).await.unwrap();
-    let sent: Vec<bool> = outcomes.iter().map(is_sent).collect();
-    assert_eq!(sent, [true, false, true]);
+    assert_eq!(sent(&sink, &batch).await, [true, false, true]);
     assert_eq!(entries(&mut connection, "good").len(), 2);
 }
 
@@ -96,10 +105,7 @@ async fn an_event_that_fails_takes_those_of_its_key_along() {
         return;
     };
     let mut connection = server.connection();
-    let taken = redis::cmd("SET")
-        .arg(&["taken", "text"])
-        .query::<()>(&mut connection);
-    taken.unwrap();
+    occupy(&mut connection, "taken");
 
     let sink = RedisSink::connect(&server.url()).await.unwrap();
     let batch = [
@@ -107,9 +113,7 @@ async fn an_event_that_fails_takes_those_of_its_key_along() {
         message("taken", 1).key("ada"),
         message("good", 2).key("ada"),
     ];
-    let outcomes = sink.send(&batch).await.unwrap();
-    let sent: Vec<bool> = outcomes.iter().map(is_sent).collect();
-    assert_eq!(sent, [true, false, false]);
+    assert_eq!(sent(&sink, &batch).await, [true, false, false]);
     assert_eq!(entries(&mut connection, "good").len(), 1);
 }
 
