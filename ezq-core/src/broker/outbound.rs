@@ -7,6 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::broker::binary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{AttributeValue, Envelope};
 use crate::message::headers::{Headers, TRACEPARENT, TRACESTATE};
@@ -91,31 +92,7 @@ impl Outbound {
     /// `datacontenttype` is among them. Pass each of them beside the [data](Self::data).
     #[must_use]
     pub fn attributes(&self) -> Vec<(String, String)> {
-        let event = &self.envelope;
-        let time = event.time().map(|time| time.to_rfc3339());
-        let named = [
-            ("specversion", Some("1.0")),
-            ("id", Some(event.id())),
-            ("source", Some(event.source())),
-            ("type", Some(event.event_type())),
-            ("time", time.as_deref()),
-            ("subject", event.subject()),
-            ("datacontenttype", Some(self.data_content_type())),
-            ("dataschema", event.dataschema()),
-        ];
-        let named = named
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
-
-        let extensions = event.extensions().iter().map(|(name, value)| {
-            let text = match value {
-                AttributeValue::Boolean(value) => value.to_string(),
-                AttributeValue::Integer(value) => value.to_string(),
-                AttributeValue::Text(text) => text.clone(),
-            };
-            (name.clone(), text)
-        });
-        named.chain(extensions).collect()
+        binary::write(&self.envelope)
     }
 
     /// The data of the event in binary content mode: JSON text, or the bytes that it stands for.
@@ -130,11 +107,6 @@ impl Outbound {
             });
         }
         Ok(self.envelope.data().unwrap_or_default().into())
-    }
-
-    fn data_content_type(&self) -> &str {
-        let given = self.envelope.datacontenttype();
-        given.unwrap_or("application/json")
     }
 }
 
