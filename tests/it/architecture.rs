@@ -40,6 +40,7 @@ fn crates_depend_downwards_only() {
         ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),
         ("ezq-core", vec![]),
+        ("ezq-kafka", vec!["ezq", "ezq-core"]),
         ("ezq-macros", vec![]),
         ("ezq-otel", vec!["ezq-core"]),
         ("ezq-pgmq", vec!["ezq-conformance", "ezq-core"]),
