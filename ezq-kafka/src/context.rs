@@ -40,6 +40,10 @@ impl ClientLog {
         }
     }
 
+    pub(crate) fn brokers(&self) -> &str {
+        &self.connection.brokers
+    }
+
     /// The newest reason that was told since then.
     pub(crate) fn heard_since(&self, began: Instant) -> Option<Heard> {
         let memory = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

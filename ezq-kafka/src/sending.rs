@@ -52,6 +52,7 @@ impl<'a> Sending<'a> {
     /// Settles the messages whose topic is missing.
     pub(crate) async fn find_topics(&mut self, producer: &Arc<Producer>) -> Result<()> {
         let began = Instant::now();
+        // Of a topic that is missing nothing may fly: its messages would wait in the client.
         let mut wrong = HashMap::new();
         let topics: HashSet<&str> = self.batch.iter().map(Outbound::topic).collect();
         for topic in topics {

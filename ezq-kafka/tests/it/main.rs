@@ -3,6 +3,7 @@
 
 mod connecting;
 mod failing;
+mod reading;
 mod records;
 mod relaying;
 mod sending;
