@@ -98,6 +98,16 @@ pub(super) enum Whose {
     Zombie,
 }
 
+impl Whose {
+    /// The number of the client of the store that they use.
+    pub(super) fn client(self) -> usize {
+        match self {
+            Self::Worker(worker) => worker % 2,
+            Self::Zombie => 0,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Settlement {
     pub(super) pick: Pick,

@@ -251,7 +251,9 @@ impl<'h> Play<'h> {
             .keys(max)
             .before(before)
             .after(after);
-        let leased = self.client(Whose::Worker(worker)).lease(request).await?;
+        let by = Whose::Worker(worker);
+        self.reference.act_as(by.client());
+        let leased = self.client(by).lease(request).await?;
 
         let numbers: Vec<i64> = leased
             .deliveries
@@ -272,9 +274,9 @@ impl<'h> Play<'h> {
     }
 
     fn client(&self, by: Whose) -> &dyn Engine {
-        match by {
-            Whose::Worker(worker) if worker % 2 == 1 => &*self.stage.second,
-            Whose::Worker(_) | Whose::Zombie => &*self.stage.engine,
+        match by.client() {
+            0 => &*self.stage.engine,
+            _ => &*self.stage.second,
         }
     }
 

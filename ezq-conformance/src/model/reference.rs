@@ -65,6 +65,8 @@ pub(super) struct Message {
     pub(super) marks: Progress,
     /// What it had died of before it was redriven.
     pub(super) had_died: Option<Reason>,
+    /// The client that gave it back to its old place, until it is handed out again.
+    returned_by: Option<usize>,
     /// The one receipt that settles it.
     holder: Option<usize>,
 }
@@ -102,6 +104,8 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Reference {
     now: Time,
+    /// Which client of the store acts.
+    client: usize,
     messages: Vec<Message>,
     letters: Vec<Letter>,
 }
@@ -115,6 +119,7 @@ impl Reference {
         };
         Self {
             now,
+            client: 0,
             messages: Vec::new(),
             letters: Vec::new(),
         }
@@ -122,6 +127,11 @@ impl Reference {
 
     pub(super) fn now(&self) -> Time {
         self.now
+    }
+
+    /// Says which client of the store acts from now on.
+    pub(super) fn act_as(&mut self, client: usize) {
+        self.client = client;
     }
 
     pub(super) fn step(&self) -> usize {
@@ -169,6 +179,7 @@ impl Reference {
             returned: 0,
             marks,
             had_died: None,
+            returned_by: None,
             holder: None,
         });
     }
@@ -214,7 +225,9 @@ impl Reference {
             if readable {
                 may.push((message.due, message.number));
             }
-            if certainly {
+            // What another client gave back may be passed over by a claim that finds others.
+            let elsewhere = message.returned_by.is_some_and(|by| by != self.client);
+            if certainly && (numbers.is_empty() || !elsewhere) {
                 must.push((message.due, message.number));
             }
         }
@@ -253,6 +266,7 @@ impl Reference {
         message.stood = message.due;
         message.due = until;
         message.deliveries += 1;
+        message.returned_by = None;
         message.holder = Some(receipt);
         Some(message.clone())
     }
@@ -310,6 +324,7 @@ impl Reference {
             How::Retry { .. } | How::Release => {
                 message.due = due;
                 message.returned += 1;
+                message.returned_by = Some(self.client);
                 self.messages.push(message);
             }
         }

@@ -95,6 +95,9 @@ pub trait Engine: Any + Send + Sync {
     /// - One call may hand out several messages of a key that follow each other. Their places then
     ///   rise with their ids, and the caller handles them in that order.
     ///
+    /// A call that hands out messages may pass over one that another client gave back to its old
+    /// place. A call that hands out none has passed over nothing.
+    ///
     /// # Errors
     /// [`ErrorKind::QueueMissing`] when the queue is gone; otherwise when the store could not be
     /// asked.

@@ -34,6 +34,7 @@ impl Play<'_> {
     ) -> Result<bool> {
         let picks: Vec<Pick> = batch.iter().map(|settlement| settlement.pick).collect();
         let picked = self.pick_receipts(queue, by, &picks);
+        self.reference.act_as(by.client());
         let mut settlements = Vec::new();
         let mut wanted = Vec::new();
         for (settlement, receipt) in batch.iter().zip(&picked) {
