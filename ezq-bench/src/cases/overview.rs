@@ -140,7 +140,7 @@ async fn fill_all(ezq: &Ezq, queue: &QueueName, events: usize) -> Result<()> {
     let death = "jsonb_build_object('ezq-dead', jsonb_build_object(
                    'died_at', '2026-01-01T00:00:00Z', 'reason', jsonb_build_object(
                      'kind', 'fatal', 'attempts', 1, 'handler', 'mail',
-                     'error', 'no route to host ' || n)))";
+                     'error', 'no route to host ' || md5(n::text))))";
     fill(ezq, &live, rest, "now() - interval '1 hour'", (0, none)).await?;
     fill(ezq, &live, tenth, "now() + interval '1 hour'", (1, none)).await?;
     fill(ezq, &live, tenth, "now() + interval '2 hours'", (1, mark)).await?;

@@ -355,7 +355,7 @@ pub trait Browse: Send + Sync {
 
     /// What dead letters died of, and what the handlers of events that wait for another attempt failed of
     /// last. It looks at the newest `scan` dead letters, and at the `scan` events that are due next; it
-    /// takes no lock and changes nothing.
+    /// takes no lock and changes nothing. Failures of one [key](crate::engine::FailureKey) may be told as one.
     ///
     /// # Errors
     /// [`ErrorKind::QueueMissing`] if there is no such queue; otherwise when the store could not be read.

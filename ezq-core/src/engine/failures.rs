@@ -34,7 +34,8 @@ pub struct FailureKey {
 }
 
 impl FailureKey {
-    /// The key of an error. An error that is one of a key already stays as it is.
+    /// The key of an error. Errors that differ in digits from 1 to 9 only have one key, and an error that
+    /// is one of a key already stays as it is.
     #[must_use]
     pub fn new(handler: Option<HandlerName>, error: &str) -> Self {
         Self {
@@ -86,13 +87,13 @@ impl fmt::Display for FailureKey {
     }
 }
 
-/// Failures of one handler with one and the same error.
+/// Failures of one handler with one error, or with errors of one [key](FailureKey).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
     /// The handler; `None` if the events died without one.
     pub handler: Option<HandlerName>,
-    /// The error as it was stored.
+    /// The error of the newest of them, as it was stored.
     pub error: String,
     /// Whether the events are dead letters. Otherwise they wait for another attempt.
     pub is_dead: bool,
@@ -277,6 +278,25 @@ mod tests {
         ] {
             assert_eq!(normalized(error), shape, "{error}");
         }
+    }
+
+    /// An engine may group by this in the store. A zero is not alike: `0xFF` is an id, and `1xFF` is none.
+    #[test]
+    fn errors_that_differ_in_digits_above_zero_only_have_one_shape() {
+        for error in [
+            "order 17: no route to 10.0.0.19:5432",
+            "commit 5a404d5, 0xFF and 9xFF",
+            "id 01a21b9a-6195-76a1-80d3-222211727ed0!",
+            "at 2026-01-31T12:00:00.123Z",
+            "'5' v2 of user17b",
+        ] {
+            let above_zero = |c: char| matches!(c, '1'..='9');
+            assert_eq!(
+                normalized(&error.replace(above_zero, "1")),
+                normalized(error)
+            );
+        }
+        assert_ne!(normalized("1xFF"), normalized("0xFF"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a queue's handlers fail of: equal errors are counted by the database, so few rows are sent.
+//! What a queue's handlers fail of: alike errors are counted by the database, so few rows are sent.
 //!
 //! The newest dead letters are found by the primary key, and what waits for another attempt by the index on
 //! `vt`.
@@ -13,11 +13,21 @@ use crate::error;
 use crate::message::{encoding, receipts};
 use crate::sql;
 
-/// What is told of each group of a subquery `f` with the columns `id`, `enqueued_at`, `handler`, `error`
-/// and `at`.
-const GROUPED: &str = "f.handler, f.error, count(*) AS count, min(f.at) AS first_at,
-    max(f.at) AS last_at, max(f.id) AS msg_id,
-    (array_agg(f.enqueued_at ORDER BY f.id DESC))[1] AS enqueued_at";
+/// Groups the rows `f` of a subquery with the columns `id`, `enqueued_at`, `handler`, `error` and `at`.
+///
+/// Errors that differ in digits from 1 to 9 only have one [key](ezq_core::engine::FailureKey). Most errors
+/// that name an event differ in digits only, so few groups are sent. The newest row stands for its group.
+fn grouped(rows: &str) -> String {
+    format!(
+        "WITH f AS MATERIALIZED ({rows}),
+              g AS (SELECT f.handler, count(*) AS count, min(f.at) AS first_at, max(f.at) AS last_at,
+                      max(f.id) AS id
+                    FROM f WHERE f.error IS NOT NULL
+                    GROUP BY f.handler, translate(f.error, '23456789', '11111111'))
+         SELECT f.handler, f.error, g.count, g.first_at, g.last_at, f.id AS msg_id, f.enqueued_at
+         FROM g JOIN f ON f.id = g.id AND f.handler IS NOT DISTINCT FROM g.handler"
+    )
+}
 
 /// The failures of a queue, over so many dead letters and messages.
 pub(crate) async fn failures(
@@ -85,16 +95,14 @@ impl Part {
 fn dead(queue: &QueueName) -> String {
     let table = sql::dead_table(queue);
     let at = sql::bounded("d.enqueued_at");
-    format!(
-        "SELECT {GROUPED}
-         FROM (SELECT d.msg_id AS id, {at} AS enqueued_at,
-                 d.headers #>> '{{ezq-dead,reason,handler}}' AS handler,
-                 d.headers #>> '{{ezq-dead,reason,error}}' AS error,
-                 d.headers #>> '{{ezq-dead,died_at}}' COLLATE \"C\" AS at
-               FROM (SELECT d.msg_id, d.enqueued_at, d.headers FROM {table} d
-                     ORDER BY d.msg_id DESC LIMIT $1) d) f
-         WHERE f.error IS NOT NULL GROUP BY f.handler, f.error"
-    )
+    grouped(&format!(
+        "SELECT d.msg_id AS id, {at} AS enqueued_at,
+           d.headers #>> '{{ezq-dead,reason,handler}}' COLLATE \"C\" AS handler,
+           d.headers #>> '{{ezq-dead,reason,error}}' COLLATE \"C\" AS error,
+           d.headers #>> '{{ezq-dead,died_at}}' COLLATE \"C\" AS at
+         FROM (SELECT d.msg_id, d.enqueued_at, d.headers FROM {table} d
+               ORDER BY d.msg_id DESC LIMIT $1) d"
+    ))
 }
 
 /// The failures of messages that wait for another attempt: the newest errors of the handlers that are to
@@ -103,20 +111,18 @@ fn retrying(queue: &QueueName) -> String {
     let table = sql::table(queue);
     let at = sql::bounded("q.enqueued_at");
     let returned = sql::returned("q.headers");
-    format!(
-        "SELECT {GROUPED}
-         FROM (SELECT q.msg_id AS id, {at} AS enqueued_at,
-                 substr(h.key, length('ezq-h:') + 1) AS handler,
-                 h.value #>> '{{errors,-1,error}}' AS error,
-                 h.value #>> '{{errors,-1,at}}' COLLATE \"C\" AS at
-               FROM (SELECT q.msg_id, q.read_ct, q.enqueued_at, q.headers FROM {table} q
-                     WHERE q.vt > statement_timestamp() ORDER BY q.vt, q.msg_id LIMIT $1) q
-               CROSS JOIN LATERAL jsonb_each(CASE jsonb_typeof(q.headers)
-                 WHEN 'object' THEN q.headers ELSE '{{}}'::jsonb END) h
-               WHERE q.read_ct > 0 AND {returned} >= q.read_ct
-                 AND starts_with(h.key, 'ezq-h:') AND h.value ->> 'state'::text = 'retry') f
-         WHERE f.error IS NOT NULL GROUP BY f.handler, f.error"
-    )
+    grouped(&format!(
+        "SELECT q.msg_id AS id, {at} AS enqueued_at,
+           substr(h.key, length('ezq-h:') + 1) COLLATE \"C\" AS handler,
+           h.value #>> '{{errors,-1,error}}' COLLATE \"C\" AS error,
+           h.value #>> '{{errors,-1,at}}' COLLATE \"C\" AS at
+         FROM (SELECT q.msg_id, q.read_ct, q.enqueued_at, q.headers FROM {table} q
+               WHERE q.vt > statement_timestamp() ORDER BY q.vt, q.msg_id LIMIT $1) q
+         CROSS JOIN LATERAL jsonb_each(CASE jsonb_typeof(q.headers)
+           WHEN 'object' THEN q.headers ELSE '{{}}'::jsonb END) h
+         WHERE q.read_ct > 0 AND {returned} >= q.read_ct
+           AND starts_with(h.key, 'ezq-h:') AND h.value ->> 'state'::text = 'retry'"
+    ))
 }
 
 fn failure(row: &PgRow, part: Part) -> Result<Failure, sqlx::Error> {

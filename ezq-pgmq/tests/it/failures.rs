@@ -55,7 +55,7 @@ async fn headers_that_others_wrote_are_passed_over_or_told_as_they_are() {
 }
 
 #[tokio::test]
-async fn equal_errors_are_one_row_and_the_newest_are_looked_at() {
+async fn alike_errors_are_one_row_and_the_newest_are_looked_at() {
     let url = fresh_database().await;
     let queue = unique("q");
     let engine = engine_at(&url).await;
@@ -82,7 +82,20 @@ async fn equal_errors_are_one_row_and_the_newest_are_looked_at() {
     assert_eq!(newest.example.as_number(), Some(30_000));
     let all = failures(&engine, &queue, 30_000).await;
     assert!(all.is_complete);
-    assert_eq!(all.found.len(), 3, "{all:?}");
+    // A zero is not alike: it may begin an id such as `0x1f`.
+    let mut counts: Vec<_> = all
+        .found
+        .iter()
+        .map(|one| (&*one.error, one.count))
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(
+        counts,
+        [
+            ("no route to host 0", 10_000),
+            ("no route to host 2", 20_000)
+        ]
+    );
 
     // A filter by the key pages through all of them.
     let key = FailureKey::new(newest.handler.clone(), &newest.error);
