@@ -42,6 +42,7 @@ fn crates_depend_downwards_only() {
         ("ezq-core", vec![]),
         ("ezq-kafka", vec!["ezq", "ezq-core"]),
         ("ezq-macros", vec![]),
+        ("ezq-nats", vec!["ezq", "ezq-conformance", "ezq-core"]),
         ("ezq-otel", vec!["ezq-core"]),
         ("ezq-pgmq", vec!["ezq-conformance", "ezq-core"]),
         ("ezq-redis", vec!["ezq", "ezq-core"]),

@@ -1,0 +1,191 @@
+//! A relay from a real queue to a real server, of which either is killed.
+
+use std::collections::HashMap;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use ezq::message::QueueName;
+use ezq::prelude::*;
+use ezq::relay::Relay;
+use ezq::testing::{TestDatabase, TestEzq};
+use ezq_nats::{NatsConfig, NatsSink};
+use serde::{Deserialize, Serialize};
+
+use crate::sending::messages;
+use crate::server::{Server, Version};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "step", queue = "outbox")]
+struct Step {
+    n: u32,
+}
+
+const EVENTS: u32 = 6_000;
+/// The variables that tell a worker its database and its server.
+const DATABASE: &str = "RELAY_DATABASE";
+const SERVER: &str = "RELAY_SERVER";
+
+/// A relay in a process of its own.
+struct Worker(Child);
+
+impl Worker {
+    fn start(database: &str, server: &Server) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "relaying::worker", "--nocapture"])
+            .env(DATABASE, database)
+            .env(SERVER, server.url())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Worker {
+    /// Kills it as `kill -9` does.
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: what a relay's process runs. In the test run itself it has nothing to do.
+#[tokio::test]
+async fn worker() {
+    let Ok(database) = std::env::var(DATABASE) else {
+        return;
+    };
+    let config = NatsConfig::new(&std::env::var(SERVER).unwrap()).unwrap();
+    let sink = NatsSink::connect_lazily(&config).await.unwrap();
+    // Slow enough to be killed in the middle.
+    let relay = Relay::new("outbox", sink).batch_size(100).rate(800);
+    let ezq = Ezq::builder()
+        .database_url(&database)
+        .without_discovered_handlers()
+        .configure(|config| config.lease = Duration::from_secs(2))
+        .register(relay)
+        .connect()
+        .await
+        .unwrap();
+    ezq.consumer().queue("outbox").run().await.unwrap();
+}
+
+/// Waits until a condition holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "not yet: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn waiting(app: &TestEzq) -> u64 {
+    let queue = QueueName::new("outbox").unwrap();
+    let stats = app.stats(&queue).await.unwrap();
+    assert_eq!(stats.dead, 0, "no event is given up");
+    stats.ready + stats.in_progress + stats.scheduled
+}
+
+async fn stored(context: &async_nats::jetstream::Context) -> u64 {
+    let mut stream = context.get_stream("OUTBOX").await.unwrap();
+    stream.info().await.unwrap().state.messages
+}
+
+async fn kill_both(test: &str, version: Version, db: TestDatabase) {
+    let Some(mut server) = Server::start(test, version, "") else {
+        return;
+    };
+    let sink = NatsSink::connect(&server.url()).await.unwrap();
+    sink.stream("OUTBOX", &["outbox"]).await.unwrap();
+    let context = server.jetstream().await;
+    let app = db.app(|app| app.queue("outbox")).await.unwrap();
+    let steps: Vec<Step> = (0..EVENTS).map(|n| Step { n }).collect();
+    app.publish_all(&steps).await.unwrap();
+
+    for _ in 0..3 {
+        let before = stored(&context).await;
+        let relay = Worker::start(&db.url(), &server);
+        until("the relay sends", async || {
+            stored(&context).await > before + 200
+        })
+        .await;
+        drop(relay);
+    }
+    let relay = Worker::start(&db.url(), &server);
+    for _ in 0..2 {
+        let before = stored(&context).await;
+        until("the relay sends", async || {
+            stored(&context).await > before + 200
+        })
+        .await;
+        server.kill();
+        server.restart();
+        until("the server is back", async || {
+            context.get_stream("OUTBOX").await.is_ok()
+        })
+        .await;
+    }
+    until("the queue is empty", async || waiting(&app).await == 0).await;
+    drop(relay);
+
+    let mut copies = HashMap::<String, usize>::new();
+    for message in messages(&context, "OUTBOX").await {
+        let id = message.headers.get("ce-id").unwrap().to_string();
+        *copies.entry(id).or_default() += 1;
+    }
+    let duplicates = copies.values().sum::<usize>() - copies.len();
+    eprintln!(
+        "{version:?}: {EVENTS} events, 3 kills of the relay, 2 of the server: {duplicates} duplicates"
+    );
+    assert_eq!(copies.len(), usize::try_from(EVENTS).unwrap());
+    // The stream drops what is sent again within two minutes.
+    assert_eq!(duplicates, 0);
+    app.assert_no_dead_letters();
+}
+
+#[ezq::test]
+async fn relays_and_servers_that_are_killed_lose_no_event(db: TestDatabase) {
+    let test = "relaying::relays_and_servers_that_are_killed_lose_no_event";
+    kill_both(test, Version::V2_15, db).await;
+}
+
+#[ezq::test]
+async fn relays_and_servers_of_the_older_version_lose_no_event(db: TestDatabase) {
+    let test = "relaying::relays_and_servers_of_the_older_version_lose_no_event";
+    kill_both(test, Version::V2_9, db).await;
+}
+
+#[ezq::test]
+async fn a_full_stream_costs_no_attempt(db: TestDatabase) {
+    let test = "relaying::a_full_stream_costs_no_attempt";
+    let Some(server) = Server::start(test, Version::V2_15, "") else {
+        return;
+    };
+    let limited = |messages| async_nats::jetstream::stream::Config {
+        name: "OUTBOX".into(),
+        subjects: vec!["outbox".into()],
+        max_messages: messages,
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        ..Default::default()
+    };
+    let context = server.jetstream().await;
+    context.create_stream(limited(1)).await.unwrap();
+
+    let sink = NatsSink::connect(&server.url()).await.unwrap();
+    let app = db
+        .app(|app| app.queue("outbox").register(Relay::new("outbox", sink)))
+        .await
+        .unwrap();
+    let steps: Vec<Step> = (0..3).map(|n| Step { n }).collect();
+    app.publish_all(&steps).await.unwrap();
+    let consumer = app.consumer().spawn();
+    until("one is stored", async || stored(&context).await == 1).await;
+    until("the others wait", async || waiting(&app).await == 2).await;
+
+    context.update_stream(limited(-1)).await.unwrap();
+    until("the queue is empty", async || waiting(&app).await == 0).await;
+    consumer.stop();
+    consumer.await.unwrap();
+    assert_eq!(stored(&context).await, 3);
+}
