@@ -208,6 +208,26 @@ impl<'h> Stage<'h> {
         Ok(self.second.lease(self.ask(max, ttl)).await?.deliveries)
     }
 
+    /// The client by which what the second one leased is settled. Receipts that are fenced by a clock are
+    /// those of the client that leased; all others are checked by the store.
+    pub(crate) fn holder(&self) -> &Arc<dyn Engine> {
+        if self.engine.capabilities().fenced_by_clock {
+            &self.second
+        } else {
+            &self.engine
+        }
+    }
+
+    /// Settles what the second client has, with a receipt that must hold.
+    pub(crate) async fn done_by_holder(&self, receipt: Receipt, settle: Settle) -> CaseResult {
+        let settlements = vec![(receipt, settle)];
+        for outcome in self.holder().settle(&self.queue, settlements).await? {
+            let done = matches!(outcome, SettleOutcome::Done);
+            check!(done, "a receipt that holds answered {outcome:?}");
+        }
+        Ok(())
+    }
+
     pub(crate) fn ask(&self, max: usize, ttl: Duration) -> LeaseRequest {
         LeaseRequest::new(self.queue.clone(), max, ttl).keys(max)
     }

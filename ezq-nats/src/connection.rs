@@ -115,10 +115,11 @@ impl Connection {
     /// Waits until the server forbids a subject, after a moment.
     pub(crate) async fn forbidden(&self, subject: &str, after: u64) {
         let mut forbidden = self.events.forbidden.subscribe();
-        let waited = forbidden
+        if forbidden
             .wait_for(|subjects| subjects.get(subject).is_some_and(|at| *at > after))
-            .await;
-        if waited.is_err() {
+            .await
+            .is_err()
+        {
             // The sender lives in `self`, so this is never reached.
             std::future::pending::<()>().await;
         }
@@ -129,6 +130,15 @@ impl Connection {
         let mut is_up = self.events.is_up.subscribe();
         if is_up.wait_for(|is_up| !*is_up).await.is_err() {
             // The sender lives in `self`, so this is never reached.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until a connection that was lost is there again.
+    pub(crate) async fn restored(&self) {
+        self.lost().await;
+        let mut is_up = self.events.is_up.subscribe();
+        if is_up.wait_for(|is_up| *is_up).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -8,9 +8,11 @@ compile_error!(
 mod binding;
 mod config;
 mod connection;
+mod engine;
 mod error;
 mod sink;
 
 pub use binding::ContentMode;
 pub use config::NatsConfig;
+pub use engine::{JetStreamBuilder, JetStreamEngine};
 pub use sink::NatsSink;

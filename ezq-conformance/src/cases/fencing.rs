@@ -18,6 +18,7 @@ cases![
     a_stale_extension_changes_nothing,
     a_batch_with_a_stale_receipt_settles_the_rest,
     an_expired_lease_holds_until_the_message_is_handed_out_again,
+    a_lease_that_ended_by_its_clock_settles_nothing,
     a_second_ack_is_lost,
     a_receipt_is_void_after_its_retry,
     a_receipt_is_void_after_its_release,
@@ -56,7 +57,9 @@ async fn unchanged(stage: &Stage<'_>, current: Delivery) -> CaseResult {
     let dead = stage.stats().await?.dead;
     check_eq!(dead, 0, "dead letters");
 
-    stage.done(vec![(current.receipt, Settle::Release)]).await?;
+    stage
+        .done_by_holder(current.receipt, Settle::Release)
+        .await?;
     let again = stage.take(HOLD).await?;
     // The first, the second, and this one: the stale receipt has added none.
     check_eq!(again.deliveries, 3, "deliveries");
@@ -158,17 +161,39 @@ async fn a_batch_with_a_stale_receipt_settles_the_rest(stage: &Stage<'_>) -> Cas
         "messages ready and leased"
     );
 
-    stage.done(vec![(current.receipt, ack())]).await
+    stage.done_by_holder(current.receipt, ack()).await
 }
 
 /// A worker that is late loses nothing as long as nobody else got the message.
 async fn an_expired_lease_holds_until_the_message_is_handed_out_again(
     stage: &Stage<'_>,
 ) -> CaseResult {
+    stage.needs("receipts that the store checks", |c| !c.fenced_by_clock)?;
     let delivery = stage.fresh(SHORT).await?;
     stage.pass(SHORT).await;
     stage.done(vec![(delivery.receipt, ack())]).await?;
     stage.is_empty().await
+}
+
+/// Where the store cannot fence, a worker that is late must not even try: its word would be obeyed.
+async fn a_lease_that_ended_by_its_clock_settles_nothing(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("fenced_by_clock", |c| c.fenced_by_clock)?;
+    let delivery = stage.fresh(SHORT).await?;
+    stage.pass(SHORT).await;
+    let outgoing = vec![stage.outgoing(1)];
+    stage
+        .lost(&delivery.receipt, Settle::Ack { outgoing })
+        .await?;
+    let renewed = [delivery.receipt];
+    let outcomes = stage.engine.extend(&stage.queue, &renewed, HOLD).await?;
+    check_eq!(outcomes, [ExtendOutcome::LeaseLost], "outcomes");
+
+    let again = only(stage.lease_second(10, HOLD).await?)?;
+    check_eq!(again.deliveries, 2, "deliveries");
+    // Another process has no reading of the clock by which it was leased.
+    stage.lost(&again.receipt, ack()).await?;
+    check_eq!(stage.arrived().await?, [0_i64; 0], "outgoing events");
+    stage.done_by_holder(again.receipt, ack()).await
 }
 
 /// A settlement is sent again if its answer got lost. Its events must not leave twice.

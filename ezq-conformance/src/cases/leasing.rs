@@ -76,7 +76,7 @@ async fn an_expired_lease_delivers_again(stage: &Stage<'_>) -> CaseResult {
         "two deliveries share one receipt"
     );
 
-    stage.done(vec![(second.receipt, ack())]).await
+    stage.done_by_holder(second.receipt, ack()).await
 }
 
 /// A lease that expires again and again loses nothing, however often the worker crashes.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use ezq_core::ErrorKind;
 use ezq_core::engine::{Due, Settle};
 use ezq_core::message::MessageId;
 use tokio::time::Instant;
@@ -20,6 +21,7 @@ cases![
     a_scheduled_message_can_be_moved,
     a_delivered_message_can_be_neither_taken_back_nor_moved,
     an_id_takes_back_and_moves_no_message_that_got_it,
+    an_engine_that_moves_nothing_leaves_every_message,
 ];
 
 const PAUSE: Duration = Duration::from_millis(700);
@@ -121,6 +123,7 @@ async fn messages_come_out_by_due_time(stage: &Stage<'_>) -> CaseResult {
 
 async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
+    stage.needs("movable", |c| c.movable)?;
     let old = later(stage, 1, Due::After(HOLD)).await?;
     stage.lose_newest(stage.queue.as_str()).await?;
 
@@ -146,6 +149,7 @@ async fn an_id_takes_back_and_moves_no_message_that_got_it(stage: &Stage<'_>) ->
 
 async fn a_scheduled_message_can_be_taken_back(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
+    stage.needs("movable", |c| c.movable)?;
     let pause = Duration::from_millis(200);
     let id = later(stage, 1, Due::After(pause)).await?;
     let kept = later(stage, 2, Due::After(pause)).await?;
@@ -165,6 +169,7 @@ async fn a_scheduled_message_can_be_taken_back(stage: &Stage<'_>) -> CaseResult 
 
 async fn a_scheduled_message_can_be_moved(stage: &Stage<'_>) -> CaseResult {
     stage.needs("delayed", |c| c.delayed)?;
+    stage.needs("movable", |c| c.movable)?;
     let sooner = later(stage, 1, Due::After(HOLD)).await?;
     let later = later(stage, 2, Due::Now).await?;
     let move_to = |id, due| stage.engine.reschedule(&stage.queue, id, due);
@@ -188,6 +193,7 @@ async fn a_scheduled_message_can_be_moved(stage: &Stage<'_>) -> CaseResult {
 }
 
 async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("movable", |c| c.movable)?;
     let first = stage.fresh(HOLD).await?;
     let id = first.receipt.message_id().clone();
     let mut receipt = first.receipt;
@@ -208,4 +214,23 @@ async fn a_delivered_message_can_be_neither_taken_back_nor_moved(stage: &Stage<'
     }
 
     stage.done(vec![(receipt, ack())]).await
+}
+
+/// An operator who is told that a message was taken back must be able to rely on it.
+async fn an_engine_that_moves_nothing_leaves_every_message(stage: &Stage<'_>) -> CaseResult {
+    stage.needs("no messages that can be moved", |c| !c.movable)?;
+    let id = later(stage, 1, Due::Now).await?;
+    let answers = [
+        stage.engine.cancel(&stage.queue, &id).await,
+        stage.engine.reschedule(&stage.queue, &id, Due::Now).await,
+    ];
+    let is_delayed = stage.engine.capabilities().delayed;
+    for answer in answers {
+        match answer {
+            Err(error) => check_eq!(error.kind(), ErrorKind::Unsupported, "the error"),
+            Ok(found) => check!(!found && !is_delayed, "it answered {found}"),
+        }
+    }
+    let delivery = stage.take(HOLD).await?;
+    stage.done(vec![(delivery.receipt, ack())]).await
 }

@@ -393,6 +393,14 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
         &["an_archive_is_refused_where_there_is_none"],
     ),
     (
+        Fault::ClaimsAClock,
+        &["a_lease_that_ended_by_its_clock_settles_nothing"],
+    ),
+    (
+        Fault::ClaimsToMoveNothing,
+        &["an_engine_that_moves_nothing_leaves_every_message"],
+    ),
+    (
         Fault::TellsNothing,
         &[
             "history_tells_an_event_that_waits",

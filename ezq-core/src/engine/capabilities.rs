@@ -11,6 +11,9 @@ pub struct Capabilities {
     /// A message can be stored now and become readable later: [`Due`](crate::engine::Due) is
     /// honoured.
     pub delayed: bool,
+    /// A message that was never delivered can be [cancelled](crate::engine::Engine::cancel) and
+    /// [moved](crate::engine::Engine::reschedule) by its id.
+    pub movable: bool,
     /// A queue stores one message for each [`Dedupe`](crate::engine::Dedupe) key within its window.
     pub dedupe: bool,
     /// Messages are handed out by due time, and `before` and `after` of
@@ -30,6 +33,11 @@ pub struct Capabilities {
     /// Bodies come back byte for byte. This is false for PGMQ, which stores `jsonb`: values stay
     /// exact; key order, white space and duplicate keys do not.
     pub exact_bodies: bool,
+    /// The store cannot tell a worker whose lease has ended from the one that has the message now, so the
+    /// engine refuses receipts by the clock of the worker: a receipt settles in the process that leased it,
+    /// and until its lease ends there. An engine without this holds a receipt until the message is handed
+    /// out again, and takes it from any client of the store.
+    pub fenced_by_clock: bool,
     /// The largest body that the store takes, in bytes; `None` if it has no limit of its own.
     pub max_body: Option<usize>,
 }
@@ -42,6 +50,7 @@ impl Capabilities {
             name,
             durable: false,
             delayed: false,
+            movable: false,
             dedupe: false,
             ordered: false,
             keys: false,
@@ -49,6 +58,7 @@ impl Capabilities {
             archive: false,
             schedules: false,
             exact_bodies: false,
+            fenced_by_clock: false,
             max_body: None,
         }
     }

@@ -122,7 +122,9 @@ pub trait Engine: Any + Send + Sync {
         let _ = queue;
     }
 
-    /// Settles deliveries and answers one outcome each, in their order. If a call holds several
+    /// Settles deliveries and answers one outcome each, in their order. With
+    /// [`Capabilities::fenced_by_clock`] a receipt is void as soon as its lease has ended by the clock of the
+    /// process that leased it, and in every other process. If a call holds several
     /// settlements of one delivery, the first that does not fail counts; those after it answer
     /// [`SettleOutcome::LeaseLost`].
     ///
@@ -173,7 +175,8 @@ pub trait Engine: Any + Send + Sync {
     /// was one. By default there is none: an engine without [`Capabilities::delayed`] keeps none.
     ///
     /// # Errors
-    /// When the store could not be asked.
+    /// [`ErrorKind::Unsupported`] if the engine keeps scheduled messages and has no
+    /// [`Capabilities::movable`]; otherwise when the store could not be asked.
     async fn cancel(&self, queue: &QueueName, id: &MessageId) -> Result<bool> {
         let _ = (queue, id);
         Ok(false)

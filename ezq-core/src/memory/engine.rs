@@ -80,6 +80,7 @@ impl MemoryEngine {
     fn with_limit(max_body: Option<usize>) -> Self {
         let capabilities = Capabilities {
             delayed: true,
+            movable: true,
             dedupe: true,
             ordered: true,
             archive: true,

@@ -1,6 +1,7 @@
 //! The crate against real servers, which the tests start, kill and start again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod conformance;
 mod connecting;
 mod relaying;
 mod sending;

@@ -20,7 +20,7 @@ struct Step {
     n: u32,
 }
 
-const EVENTS: u32 = 6_000;
+const EVENTS: u32 = 4_000;
 /// The variables that tell a worker its database and its server.
 const DATABASE: &str = "RELAY_DATABASE";
 const SERVER: &str = "RELAY_SERVER";
@@ -56,7 +56,7 @@ async fn worker() {
     let config = NatsConfig::new(&std::env::var(SERVER).unwrap()).unwrap();
     let sink = NatsSink::connect_lazily(&config).await.unwrap();
     // Slow enough to be killed in the middle.
-    let relay = Relay::new("outbox", sink).batch_size(100).rate(800);
+    let relay = Relay::new("outbox", sink).batch_size(50).rate(300);
     let ezq = Ezq::builder()
         .database_url(&database)
         .without_discovered_handlers()

@@ -130,6 +130,7 @@ fn capabilities() -> Capabilities {
     let mut capabilities = Capabilities::new(ENGINE);
     capabilities.durable = true;
     capabilities.delayed = true;
+    capabilities.movable = true;
     capabilities.dedupe = true;
     capabilities.ordered = true;
     capabilities.archive = true;

@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     ArchivesEverything,
     ArchivesControlEvents,
     ClaimsNoArchive,
+    ClaimsAClock,
+    ClaimsToMoveNothing,
     TellsNothing,
     TellsOfOthers,
     TellsOneCopy,

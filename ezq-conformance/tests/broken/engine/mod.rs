@@ -49,6 +49,8 @@ impl Broken {
         let mut capabilities = inner.capabilities().clone();
         capabilities.max_body = Some(LIMIT);
         capabilities.archive = fault != Fault::ClaimsNoArchive;
+        capabilities.fenced_by_clock = fault == Fault::ClaimsAClock;
+        capabilities.movable = fault != Fault::ClaimsToMoveNothing;
 
         Self {
             inner,

@@ -1,0 +1,183 @@
+//! What a message of a queue holds beside its body.
+//!
+//! A client that knows nothing of ezq stores a bare body: every header here may be missing. The headers
+//! of ezq are one JSON object in one header of NATS, as their values are any JSON.
+
+use std::str::FromStr as _;
+
+use async_nats::HeaderMap;
+use async_nats::header::{
+    HeaderValue, IntoHeaderName, NATS_MESSAGE_ID, NATS_SCHEDULE, NATS_SCHEDULE_TARGET,
+};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use ezq_core::message::MessageId;
+use ezq_core::message::headers::Headers;
+use serde_json::Value;
+
+/// The headers of ezq, as a JSON object.
+pub(crate) const HEADERS: &str = "Ezq-Headers";
+/// The message's id, if it is a copy of an earlier one.
+const ID: &str = "Ezq-Id";
+/// When the message was first stored, if it is a copy.
+const STORED: &str = "Ezq-Stored";
+/// When it falls due, if that is later than when it was stored.
+const DUE: &str = "Ezq-Due";
+/// How often it was delivered before, if it is a copy.
+const DELIVERIES: &str = "Ezq-Deliveries";
+/// When it became a dead letter.
+const DIED: &str = "Ezq-Died";
+
+/// What is stored with a body.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stored {
+    pub(crate) headers: Headers,
+    pub(crate) id: Option<MessageId>,
+    pub(crate) stored_at: Option<DateTime<Utc>>,
+    pub(crate) due: Option<DateTime<Utc>>,
+    pub(crate) deliveries: u32,
+    pub(crate) died_at: Option<DateTime<Utc>>,
+}
+
+impl Stored {
+    /// Reads the headers of a message. What cannot be read counts as missing.
+    pub(crate) fn read(headers: Option<&HeaderMap>) -> Self {
+        let text = |name: &str| Some(headers?.get(name)?.as_str());
+        let time = |name: &str| text(name)?.parse().ok();
+        let own = text(HEADERS).map(|json| {
+            let value = serde_json::from_str(json);
+            Headers::from_value(value.unwrap_or_else(|_| Value::String(json.to_owned())))
+        });
+        Self {
+            headers: own.unwrap_or_default(),
+            id: text(ID)
+                .and_then(|id| id.parse().ok())
+                .map(MessageId::Number),
+            stored_at: time(STORED),
+            due: time(DUE),
+            deliveries: text(DELIVERIES).and_then(|n| n.parse().ok()).unwrap_or(0),
+            died_at: time(DIED),
+        }
+    }
+
+    /// The headers of a message with this id for the server's window of duplicates.
+    pub(crate) fn write(&self, dedupe: &str) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        set(&mut map, NATS_MESSAGE_ID, dedupe);
+        if !self.headers.is_empty() {
+            let json = Value::Object(self.headers.as_object().clone());
+            set(&mut map, HEADERS, &json.to_string());
+        }
+        if let Some(id) = &self.id {
+            set(&mut map, ID, &id.to_string());
+        }
+        for (name, time) in [
+            (STORED, self.stored_at),
+            (DUE, self.due),
+            (DIED, self.died_at),
+        ] {
+            if let Some(time) = time {
+                set(
+                    &mut map,
+                    name,
+                    &time.to_rfc3339_opts(SecondsFormat::Micros, true),
+                );
+            }
+        }
+        if self.deliveries > 0 {
+            set(&mut map, DELIVERIES, &self.deliveries.to_string());
+        }
+        map
+    }
+}
+
+/// Sets a header, unless its text has a line break: neither JSON nor a time has one.
+fn set(map: &mut HeaderMap, name: impl IntoHeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        map.insert(name, value);
+    }
+}
+
+/// Lets the server move a message to a subject at a time. Source: NATS's ADR-51.
+pub(crate) fn schedule(map: &mut HeaderMap, due: DateTime<Utc>, target: &str) {
+    let at = due.to_rfc3339_opts(SecondsFormat::Micros, true);
+    set(map, NATS_SCHEDULE, &format!("@at {at}"));
+    set(map, NATS_SCHEDULE_TARGET, target);
+}
+
+/// The body as text. Bytes that are no text are replaced: a codec that writes bytes writes base64.
+pub(crate) fn body(payload: &Bytes) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
+/// What the subject says to which a delivery is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AckSubject {
+    /// How often the server has delivered the message, this time included.
+    pub(crate) delivered: u32,
+    /// The message's number in its stream.
+    pub(crate) sequence: i64,
+    /// When it was stored, in nanoseconds.
+    pub(crate) stored_at: i64,
+}
+
+impl AckSubject {
+    /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer's>.<time>.<pending>`, which may
+    /// have two parts more behind `$JS.ACK`. Source: NATS's ADR-15.
+    pub(crate) fn read(subject: &str) -> Option<Self> {
+        let parts: Vec<&str> = subject.split('.').collect();
+        let shift = match parts.len() {
+            9 => 0,
+            11.. => 2,
+            _ => return None,
+        };
+        let part = |place: usize| parts.get(place + shift).copied();
+        Some(Self {
+            delivered: part(4)?.parse().ok()?,
+            sequence: part(5)?.parse().ok()?,
+            stored_at: part(7)?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut headers = Headers::new();
+        headers.insert("x-text", "ä\r\n\"");
+        let time = "2026-11-27T13:00:00.123456Z".parse().ok();
+        let stored = Stored {
+            headers,
+            id: Some(MessageId::Number(7)),
+            stored_at: time,
+            due: time,
+            deliveries: 3,
+            died_at: None,
+        };
+        let read = Stored::read(Some(&stored.write("once")));
+        assert_eq!(read.headers, stored.headers);
+        assert_eq!((read.id, read.deliveries), (stored.id, 3));
+        assert_eq!((read.stored_at, read.due, read.died_at), (time, time, None));
+        assert!(Stored::read(None).headers.is_empty());
+    }
+
+    #[test]
+    fn both_forms_of_the_subject_are_read() {
+        let wanted = AckSubject {
+            delivered: 2,
+            sequence: 40,
+            stored_at: 1_795_785_185_105_589_040,
+        };
+        for subject in [
+            "$JS.ACK.ezq_a.workers.2.40.41.1795785185105589040.0",
+            "$JS.ACK._.hash.ezq_a.workers.2.40.41.1795785185105589040.0",
+            "$JS.ACK._.hash.ezq_a.workers.2.40.41.1795785185105589040.0.token",
+        ] {
+            assert_eq!(AckSubject::read(subject), Some(wanted), "{subject}");
+        }
+        assert_eq!(AckSubject::read("_INBOX.a.b"), None);
+    }
+}
