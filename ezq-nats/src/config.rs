@@ -12,6 +12,9 @@ use crate::error::wrong_config;
 /// The longest time that a connection may take, unless it is set.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How often the server is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Who connects.
 #[derive(Clone)]
 enum Identity {
@@ -183,6 +186,8 @@ impl NatsConfig {
         let mut options = ConnectOptions::new()
             .name("ezq")
             .connection_timeout(self.connect_limit)
+            // A connection that dies in silence is given up after two pings without an answer.
+            .ping_interval(PING_INTERVAL)
             // A worker waits for its server for as long as it takes.
             .max_reconnects(None);
         options = match &self.identity {

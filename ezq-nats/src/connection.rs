@@ -70,6 +70,7 @@ impl Connection {
             options = options.retry_on_initial_connect();
         }
 
+        // Without credentials, as the client may log them.
         let connecting = options.connect(config.servers());
         // The client's own limit is for each address that a name stands for.
         let connected = timeout(config.limit(), connecting).await;

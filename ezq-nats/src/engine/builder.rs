@@ -25,8 +25,23 @@ pub struct JetStreamBuilder {
     settings: Settings,
 }
 
+impl JetStreamEngine {
+    /// Connects to servers, such as `nats://127.0.0.1:4222`. See [`NatsConfig::new`] for the URLs.
+    ///
+    /// # Errors
+    /// As [`JetStreamBuilder::connect`].
+    pub async fn connect(urls: &str) -> Result<Self> {
+        Self::builder(NatsConfig::new(urls)?).connect().await
+    }
+
+    /// An engine with options.
+    pub fn builder(config: NatsConfig) -> JetStreamBuilder {
+        JetStreamBuilder::new(config)
+    }
+}
+
 impl JetStreamBuilder {
-    pub(super) fn new(config: NatsConfig) -> Self {
+    fn new(config: NatsConfig) -> Self {
         Self {
             config,
             settings: Settings {
@@ -97,13 +112,16 @@ impl JetStreamBuilder {
 
     fn check(&self) -> Result<()> {
         let namespace = &self.settings.namespace;
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if namespace.is_empty() || !namespace.chars().all(is_part) {
+        let is_usable = namespace
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if namespace.is_empty() || !is_usable {
             let namespace = namespace.escape_debug();
             return Err(wrong_config(format!(
                 "the namespace `{namespace}` must have letters, digits, `-` and `_` only"
             )));
         }
+        // The keeper gives nothing back in the last second, and renews after a third.
         if self.settings.ack_wait < Duration::from_secs(1) {
             return Err(wrong_config("`ack_wait` must be at least 1 s"));
         }

@@ -11,10 +11,8 @@ use ezq_core::message::{MessageId, QueueName};
 use ezq_core::{Error, ErrorKind, Result, async_trait};
 use tokio::sync::watch;
 
-use super::builder::JetStreamBuilder;
 use super::leases::key_of;
 use super::state::State;
-use crate::config::NatsConfig;
 
 /// Queues on JetStream: an engine for handlers whose events Postgres should not carry. It needs NATS 2.12 or
 /// newer.
@@ -27,19 +25,6 @@ pub struct JetStreamEngine {
 }
 
 impl JetStreamEngine {
-    /// Connects to servers, such as `nats://127.0.0.1:4222`. See [`NatsConfig::new`] for the URLs.
-    ///
-    /// # Errors
-    /// As [`JetStreamBuilder::connect`].
-    pub async fn connect(urls: &str) -> Result<Self> {
-        Self::builder(NatsConfig::new(urls)?).connect().await
-    }
-
-    /// An engine with options.
-    pub fn builder(config: NatsConfig) -> JetStreamBuilder {
-        JetStreamBuilder::new(config)
-    }
-
     pub(super) fn new(state: Arc<State>) -> Self {
         Self { state }
     }
@@ -102,6 +87,7 @@ impl Engine for JetStreamEngine {
     ) -> Result<Vec<ExtendOutcome>> {
         let mut outcomes = Vec::with_capacity(receipts.len());
         let mut kept = Vec::with_capacity(receipts.len());
+        // The server would renew a lease for anybody, so only what this process holds is renewed.
         for receipt in receipts {
             let live = key_of(queue, receipt).and_then(|key| {
                 let all = self.state.leases.held();

@@ -25,6 +25,7 @@ impl State {
             .shown(queue, &names.dead_stream(), &Value::Null)
             .await?;
 
+        // Of a stream that keeps what waits, the total says nothing: it is counted by state.
         let mut stats = QueueStats::default();
         stats.ready = number_in(&consumer, "/num_pending");
         stats.in_progress = number_in(&consumer, "/num_ack_pending");

@@ -197,18 +197,16 @@ fn shown(letter: &StreamMessage) -> DeadLetter {
 /// The headers of a letter that is redriven: the marks of handlers that are done stay, and its death is kept
 /// as [`REDRIVEN`].
 fn revived(headers: &Headers) -> Headers {
-    let done = Progress::from_headers(headers);
-    let is_done = |key: &str| {
-        let mut marks = done.iter();
-        marks.any(|(name, mark)| {
-            mark.state == HandlerState::Done
-                && key.strip_prefix(HANDLER_PREFIX) == Some(name.as_str())
-        })
-    };
+    let marks = Progress::from_headers(headers);
+    let done: Vec<String> = marks
+        .iter()
+        .filter(|(_, mark)| mark.state == HandlerState::Done)
+        .map(|(name, _)| format!("{HANDLER_PREFIX}{name}"))
+        .collect();
     let mut entries = headers.as_object().clone();
     entries.retain(|key, _| match key.as_str() {
         DEAD | RETURNED | REDRIVEN => false,
-        key => !key.starts_with(HANDLER_PREFIX) || is_done(key),
+        key => !key.starts_with(HANDLER_PREFIX) || done.iter().any(|name| name == key),
     });
 
     if let Some(mut death) = headers.value(DEAD).and_then(Value::as_object).cloned() {
@@ -263,6 +261,7 @@ impl DeadLetters for JetStreamEngine {
             let Some(letter) = letters.at(number).await? else {
                 continue;
             };
+            // In this order: a letter that is removed first would be lost by a crash in between.
             letters.revive(letter).await?;
             if letters.remove(number).await? {
                 moved.push(id.clone());
@@ -275,10 +274,10 @@ impl DeadLetters for JetStreamEngine {
         let letters = self.state().letters_of(queue);
         let mut discarded = Vec::new();
         for id in ids {
-            if let Some(number) = number_of(id) {
-                if letters.remove(number).await? {
-                    discarded.push(id.clone());
-                }
+            if let Some(number) = number_of(id)
+                && letters.remove(number).await?
+            {
+                discarded.push(id.clone());
             }
         }
         Ok(discarded)

@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout_at};
 use super::api::missing;
 use super::keeper::ends_after;
 use super::leases::{Held, Key, receipt};
-use super::names::CONSUMER;
-use super::queues::Queue;
+use super::names::{CONSUMER, Queue};
+use super::queues::consumer_info;
 use super::state::State;
 use super::wire::{self, AckSubject, Stored};
 use crate::connection::ANSWER_LIMIT;
@@ -23,8 +23,7 @@ impl State {
         self.connection.ready().await?;
         if self.clock.is_old() {
             // The answer is noted. If there is none, the next request says why.
-            let _ = self.ask("INFO", &json!(null)).await;
-            let info = super::queues::consumer_info(&queue.names);
+            let info = consumer_info(&queue.names);
             let _ = self.ask(&info, &json!(null)).await;
         }
 

@@ -1,6 +1,7 @@
 //! Names of streams and subjects, from the name of a queue.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use ezq_core::message::QueueName;
 
@@ -71,6 +72,14 @@ impl Names {
     pub(crate) fn wake(&self) -> String {
         format!("{}wake.{}", self.namespace, self.token)
     }
+}
+
+/// A queue that is there.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) names: Names,
+    /// How long the server waits for a word on a message that it handed out.
+    pub(crate) ack_wait: Duration,
 }
 
 /// What a message waits for.

@@ -153,6 +153,7 @@ impl State {
     ) -> Result<PublishAck> {
         match self.answered(parcel, sent).await {
             Ok(ack) => Ok(ack),
+            // The server has decided, so asking again changes nothing.
             Err(Failed {
                 may_help: false,
                 error,

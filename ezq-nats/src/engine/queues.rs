@@ -8,16 +8,8 @@ use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::api::{code, number_in};
-use super::names::{CONSUMER, Names};
+use super::names::{CONSUMER, Names, Queue};
 use super::state::State;
-
-/// A queue that is there.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    pub(crate) names: Names,
-    /// How long the server waits for a word on a message that it handed out.
-    pub(crate) ack_wait: Duration,
-}
 
 impl State {
     /// A queue that is there.

@@ -182,6 +182,7 @@ impl State {
             .map(|(n, event)| self.parcel(event, &format!("{stream}:{sequence}:{delivered}:{n}")))
             .collect();
 
+        // The body of an immutable message goes along, with what has changed beside it.
         let copy = match settle {
             Settle::Retry {
                 after, progress, ..

@@ -9,8 +9,7 @@ use ezq_core::message::QueueName;
 use tokio::sync::watch;
 
 use super::leases::Leases;
-use super::names::Names;
-use super::queues::Queue;
+use super::names::{Names, Queue};
 use super::server_clock::ServerClock;
 use crate::connection::Connection;
 

@@ -3,6 +3,8 @@
 
 mod conformance;
 mod connecting;
+mod faults;
+mod proxy;
 mod relaying;
 mod sending;
 mod server;
