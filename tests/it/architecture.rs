@@ -36,7 +36,10 @@ fn crates_depend_downwards_only() {
             "ezq",
             vec!["ezq-conformance", "ezq-core", "ezq-macros", "ezq-pgmq"],
         ),
-        ("ezq-bench", vec!["ezq", "ezq-core", "ezq-pgmq"]),
+        (
+            "ezq-bench",
+            vec!["ezq", "ezq-core", "ezq-kafka", "ezq-pgmq"],
+        ),
         ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),
         ("ezq-core", vec![]),

@@ -11,6 +11,8 @@ mod consume_tx;
 mod dispatch;
 mod growth;
 mod idle;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod latency;
 mod memory;
 mod ordered;
@@ -52,6 +54,8 @@ pub(crate) const ALL: &[Case] = &[
     restart::CASE,
     dispatch::CASE,
     bloat::CASE,
+    #[cfg(feature = "kafka")]
+    kafka::RELAY,
 ];
 
 /// The cases that run only when they are named: how cost grows.
