@@ -1,61 +1,14 @@
-//! Requests to JetStream's own interface, answered as JSON.
-//!
-//! The client has types for most of them. They leave out the server's time, which is in every answer.
+//! What an engine asks JetStream.
 
-use async_nats::client::{RequestError, RequestErrorKind};
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::state::State;
-
-/// JetStream's numbers of errors.
-pub(crate) mod code {
-    pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
-    pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
-    pub(crate) const STREAM_NAME_IN_USE: u64 = 10_058;
-    pub(crate) const NO_MESSAGE_FOUND: u64 = 10_037;
-    pub(crate) const SEQUENCE_NOT_FOUND: u64 = 10_043;
-}
-
-/// Why a request failed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// JetStream refused it, with its number and its words.
-    Refused { code: u64, text: String },
-    /// There was no answer.
-    NoAnswer(RequestError),
-}
+use crate::request::{Failure, code, request, time_in};
 
 impl Failure {
-    pub(crate) fn code(&self) -> Option<u64> {
-        match self {
-            Self::Refused { code, .. } => Some(*code),
-            Self::NoAnswer(_) => None,
-        }
-    }
-
-    /// The error of ezq; `doing` says what failed.
-    pub(crate) fn into_error(self, address: &str, doing: &str) -> Error {
-        match self {
-            Self::Refused { code, text } => {
-                let text = format!("the NATS server at {address} {doing}: {text} ({code})");
-                Error::new(ErrorKind::Engine, text)
-            }
-            Self::NoAnswer(error) => {
-                let advice = match error.kind() {
-                    RequestErrorKind::NoResponders => "check that JetStream is on",
-                    _ => "it did not answer",
-                };
-                let text = format!("the NATS server at {address} {doing}: {advice}");
-                Error::new(ErrorKind::Connection, text).with_source(error)
-            }
-        }
-    }
-
     /// The error of ezq for a request about a queue, which may be missing.
     pub(crate) fn about(self, address: &str, queue: &QueueName, doing: &str) -> Error {
         match self.code() {
@@ -78,41 +31,14 @@ impl State {
     /// Asks JetStream. What it says of its time is noted.
     pub(crate) async fn ask(&self, subject: &str, body: &Value) -> Result<Value, Failure> {
         let asked = Instant::now();
-        // A request without options must be empty.
-        let payload = if body.is_null() {
-            Bytes::new()
-        } else {
-            body.to_string().into()
-        };
-        let client = &self.connection.client;
-        let answered = client.request(format!("$JS.API.{subject}"), payload).await;
-        let answered = answered.map_err(Failure::NoAnswer)?;
-        let answer: Value = serde_json::from_slice(&answered.payload).unwrap_or_default();
-
+        let answer = request(&self.connection.client, subject, body).await?;
         if let Some(time) = time_in(&answer, "/ts") {
             self.clock.note(asked, Instant::now(), time);
         }
-        let Some(error) = answer.get("error") else {
-            return Ok(answer);
-        };
-        let text = error.get("description").and_then(Value::as_str);
-        Err(Failure::Refused {
-            code: error.get("err_code").and_then(Value::as_u64).unwrap_or(0),
-            text: text.unwrap_or("it refused the request").to_owned(),
-        })
+        Ok(answer)
     }
 
     pub(crate) fn address(&self) -> &str {
         self.connection.address()
     }
-}
-
-/// A time in an answer.
-pub(crate) fn time_in(answer: &Value, place: &str) -> Option<DateTime<Utc>> {
-    answer.pointer(place)?.as_str()?.parse().ok()
-}
-
-/// A number in an answer; zero if it is missing, as JetStream leaves out zeros.
-pub(crate) fn number_in(answer: &Value, place: &str) -> u64 {
-    answer.pointer(place).and_then(Value::as_u64).unwrap_or(0)
 }

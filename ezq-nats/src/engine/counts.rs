@@ -10,10 +10,10 @@ use ezq_core::engine::QueueStats;
 use ezq_core::message::QueueName;
 use serde_json::{Value, json};
 
-use super::api::{number_in, time_in};
 use super::names::{Names, Wait};
 use super::queues::consumer_info;
 use super::state::State;
+use crate::request::{number_in, time_in};
 
 impl State {
     pub(crate) async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {

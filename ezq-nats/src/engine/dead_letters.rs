@@ -13,13 +13,14 @@ use ezq_core::message::{HandlerState, MessageId, Progress, QueueName, Reason};
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::api::{Failure, code, missing};
+use super::api::missing;
 use super::contract::JetStreamEngine;
 use super::leases::Held;
 use super::names::Names;
 use super::publish::Parcel;
 use super::state::State;
 use super::wire::{Stored, body};
+use crate::request::{Failure, code};
 
 impl State {
     /// The dead letter that a delivery becomes.

@@ -5,7 +5,7 @@ use chrono::DateTime;
 use ezq_core::engine::{Delivery, LeaseRequest, Leased};
 use ezq_core::{Error, ErrorKind, Result};
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::api::missing;
@@ -14,8 +14,12 @@ use super::leases::{Held, Key, receipt};
 use super::names::{CONSUMER, Queue};
 use super::queues::consumer_info;
 use super::state::State;
-use super::wire::{self, AckSubject, Stored};
+use super::wire::{self, Stored};
+use crate::ack_subject::AckSubject;
 use crate::connection::ANSWER_LIMIT;
+
+/// How long a lease waits for what was confirmed just before.
+const MOMENT_NANOS: u64 = 50_000_000;
 
 impl State {
     pub(crate) async fn lease(&self, request: &LeaseRequest) -> Result<Leased> {
@@ -28,7 +32,14 @@ impl State {
         }
 
         let asked = Instant::now();
-        let messages = self.pull(request, &queue).await?;
+        let batch = request.max.max(1);
+        let at_once = json!({ "batch": batch, "no_wait": true });
+        let mut messages = self.pull(request, &queue, &at_once).await?;
+        if messages.is_empty() {
+            // The server confirms a message a moment before it counts it as ready.
+            let a_moment = json!({ "batch": batch, "expires": MOMENT_NANOS });
+            messages = self.pull(request, &queue, &a_moment).await?;
+        }
         let mut deliveries = Vec::with_capacity(messages.len());
         let mut held = Vec::with_capacity(messages.len());
         for message in messages {
@@ -91,7 +102,12 @@ impl State {
     }
 
     /// Asks for messages, and waits until the server says that these are all.
-    async fn pull(&self, request: &LeaseRequest, queue: &Queue) -> Result<Vec<Message>> {
+    async fn pull(
+        &self,
+        request: &LeaseRequest,
+        queue: &Queue,
+        options: &Value,
+    ) -> Result<Vec<Message>> {
         let client = &self.connection.client;
         let inbox = client.new_inbox();
         let mut answers = client
@@ -100,9 +116,8 @@ impl State {
             .map_err(|error| self.unleased(error))?;
         let stream = queue.names.stream();
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{CONSUMER}");
-        let body = json!({ "batch": request.max.max(1), "no_wait": true }).to_string();
         client
-            .publish_with_reply(subject, inbox, body.into())
+            .publish_with_reply(subject, inbox, options.to_string().into())
             .await
             .map_err(|error| self.unleased(error))?;
 

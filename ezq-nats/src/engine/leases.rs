@@ -22,7 +22,7 @@ use ezq_core::message::{MessageId, QueueName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::wire::AckSubject;
+use crate::ack_subject::AckSubject;
 
 /// One message in the hands of this process.
 #[derive(Debug, Clone)]

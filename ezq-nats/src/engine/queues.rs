@@ -7,9 +7,9 @@ use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::api::{code, number_in};
 use super::names::{CONSUMER, Names, Queue};
 use super::state::State;
+use crate::request::{code, number_in};
 
 impl State {
     /// A queue that is there.

@@ -110,36 +110,6 @@ pub(crate) fn body(payload: &Bytes) -> String {
     String::from_utf8_lossy(payload).into_owned()
 }
 
-/// What the subject says to which a delivery is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AckSubject {
-    /// How often the server has delivered the message, this time included.
-    pub(crate) delivered: u32,
-    /// The message's number in its stream.
-    pub(crate) sequence: i64,
-    /// When it was stored, in nanoseconds.
-    pub(crate) stored_at: i64,
-}
-
-impl AckSubject {
-    /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer's>.<time>.<pending>`, which may
-    /// have two parts more behind `$JS.ACK`. Source: NATS's ADR-15.
-    pub(crate) fn read(subject: &str) -> Option<Self> {
-        let parts: Vec<&str> = subject.split('.').collect();
-        let shift = match parts.len() {
-            9 => 0,
-            11.. => 2,
-            _ => return None,
-        };
-        let part = |place: usize| parts.get(place + shift).copied();
-        Some(Self {
-            delivered: part(4)?.parse().ok()?,
-            sequence: part(5)?.parse().ok()?,
-            stored_at: part(7)?.parse().ok()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,22 +132,5 @@ mod tests {
         assert_eq!((read.id, read.deliveries), (stored.id, 3));
         assert_eq!((read.stored_at, read.due, read.died_at), (time, time, None));
         assert!(Stored::read(None).headers.is_empty());
-    }
-
-    #[test]
-    fn both_forms_of_the_subject_are_read() {
-        let wanted = AckSubject {
-            delivered: 2,
-            sequence: 40,
-            stored_at: 1_795_785_185_105_589_040,
-        };
-        for subject in [
-            "$JS.ACK.ezq_a.workers.2.40.41.1795785185105589040.0",
-            "$JS.ACK._.hash.ezq_a.workers.2.40.41.1795785185105589040.0",
-            "$JS.ACK._.hash.ezq_a.workers.2.40.41.1795785185105589040.0.token",
-        ] {
-            assert_eq!(AckSubject::read(subject), Some(wanted), "{subject}");
-        }
-        assert_eq!(AckSubject::read("_INBOX.a.b"), None);
     }
 }

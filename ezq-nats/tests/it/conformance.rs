@@ -50,6 +50,12 @@ impl Harness for Clients {
         sent.unwrap().await.is_ok()
     }
 
+    /// A lease that ends is given back to the server, and a message that falls due is moved by it. Both
+    /// take up to a quarter of a second, as the crate's README says.
+    async fn advance(&self, time: Duration) {
+        tokio::time::sleep(time + Duration::from_millis(250)).await;
+    }
+
     async fn discard(&self, queue: &QueueName) {
         for stream in [format!("ezq_{queue}"), format!("ezq-dead_{queue}")] {
             self.context.delete_stream(stream).await.unwrap();

@@ -5,6 +5,7 @@ mod conformance;
 mod connecting;
 mod faults;
 mod proxy;
+mod reading;
 mod relaying;
 mod sending;
 mod server;
