@@ -25,8 +25,8 @@ pub use tokio_util::sync::CancellationToken;
 
 #[doc(inline)]
 pub use ezq_core::{
-    admin, app, broker, codec, config, consumer, engine, error, handler, memory, message, observe,
-    publish, relay, schedule,
+    admin, app, broker, codec, config, consumer, engine, error, handler, ingest, memory, message,
+    observe, publish, relay, schedule,
 };
 pub use ezq_pgmq as pgmq;
 
@@ -79,4 +79,5 @@ mod pages {
     page!(celery_events, "migrating/celery-events.md");
     page!(production, "production.md");
     page!(testing, "testing.md");
+    page!(brokers, "brokers.md");
 }

@@ -35,11 +35,14 @@
 //! case last a minute, and those that must run out a few hundred milliseconds. On a real clock the
 //! suite waits for about ten seconds in all.
 //!
+//! Sinks and sources of brokers have suites of their own, in [`brokers`].
+//!
 //! [`run_model`] plays long random sequences of operations on the engine and on a small reference, and
 //! compares their answers.
 
 #[macro_use]
 mod check;
+pub mod brokers;
 mod case;
 mod cases;
 mod error;

@@ -398,7 +398,7 @@ pub(crate) fn unknown_id(id: &MessageId) -> MessageId {
 }
 
 /// A name that no other run uses, since several may use one store at the same time.
-fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -30,6 +30,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod handler;
+pub mod ingest;
 #[doc(hidden)]
 pub mod logging;
 pub mod memory;

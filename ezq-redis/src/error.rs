@@ -19,6 +19,16 @@ pub(crate) fn failed(address: &str, doing: &str, error: RedisError) -> Error {
     Error::new(kind, text).with_source(error)
 }
 
+/// A name that holds something else than a stream.
+pub(crate) fn wrong_type(address: &str, stream: &str, error: RedisError) -> Error {
+    let text = format!(
+        "`{}` on the Redis server at {address} is no stream: another type of value has the name; \
+         remove it, or choose another topic, and redrive the event",
+        stream.escape_debug()
+    );
+    Error::new(ErrorKind::Configuration, text).with_source(error)
+}
+
 /// A URL that cannot be used. The parser's own error is left out: it may hold the URL.
 pub(crate) fn wrong_url(why: &str) -> Error {
     let text = format!("the URL of the Redis server cannot be used: {why}");

@@ -9,12 +9,11 @@ use std::time::Duration;
 use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
 use ezq_core::{Error, ErrorKind, Result, async_trait};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Pipeline, Value};
+use redis::{Pipeline, RedisError, Value};
 
-use crate::error::{failed, wrong_url};
+use crate::connect::{CONNECT_LIMIT, address, client};
+use crate::error::{failed, wrong_type};
 
-/// How long a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the server may take to answer a pipeline.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long the replicas may take, in milliseconds. It is part of the time that the server has.
@@ -50,13 +49,8 @@ impl RedisSink {
     /// # Errors
     /// [`ErrorKind::Configuration`] if the URL is wrong, or demands TLS without the feature for it.
     pub fn connect_lazily(url: &str) -> Result<Self> {
-        if !cfg!(feature = "tls-rustls-ring") && url.starts_with("rediss") {
-            let why = "it demands TLS: turn on the feature `tls-rustls-ring` of ezq-redis";
-            return Err(wrong_url(why));
-        }
-        let why = "write `redis://user:password@host:port/database`";
-        let client = Client::open(url).map_err(|_| wrong_url(why))?;
-        let address = client.get_connection_info().addr().to_string();
+        let client = client(url)?;
+        let address = address(&client);
 
         // The relay has pauses of its own, so the connection tries once for each call.
         let config = ConnectionManagerConfig::new()
@@ -121,18 +115,23 @@ impl RedisSink {
         if let Some(count) = self.replicas {
             self.check_replicas(count, answers.pop())?;
         }
-        Ok(answers.into_iter().map(|one| self.outcome(one)).collect())
+        let answered = messages.iter().zip(answers);
+        Ok(answered
+            .map(|(message, answer)| self.outcome(message, answer))
+            .collect())
     }
 
-    fn outcome(&self, answer: Value) -> SendOutcome {
-        match answer {
-            Value::ServerError(error) => SendOutcome::Failed(failed(
-                &self.address,
-                "did not store an event",
-                error.into(),
-            )),
-            _ => SendOutcome::Sent,
+    fn outcome(&self, message: &Outbound, answer: Value) -> SendOutcome {
+        let Value::ServerError(error) = answer else {
+            return SendOutcome::Sent;
+        };
+        let error = RedisError::from(error);
+        // It stays so until somebody removes what has the name, and events of other streams go on.
+        if error.code() == Some("WRONGTYPE") {
+            let refused = wrong_type(&self.address, message.topic(), error);
+            return SendOutcome::Rejected(refused);
         }
+        SendOutcome::Failed(failed(&self.address, "did not store an event", error))
     }
 
     /// Checks that as many replicas have the events as are asked for.

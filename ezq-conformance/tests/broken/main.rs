@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broadcasts;
+mod brokers;
 mod caught;
 mod engine;
 mod model;

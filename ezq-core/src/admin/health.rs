@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::time::{Instant, timeout};
 
+use crate::admin::IngestHealth;
 use crate::engine::Engine;
 use crate::error::error_chain;
 use crate::message::queue_name::QueueName;
+use crate::observe::ingest::IngestState;
 use crate::observe::report::Counts;
 use crate::observe::status::{ConsumerState, ConsumerStatus};
 use crate::shared::Shared;
@@ -31,6 +33,8 @@ pub struct Health {
     /// failed or was dropped is listed without them too, until a newer one has run on its queue, or
     /// has failed as well.
     pub consumers: Vec<ConsumerHealth>,
+    /// Every ingest of the application whose future or handle still exists, and those that failed.
+    pub ingests: Vec<IngestHealth>,
 }
 
 /// The health of an engine.
@@ -83,19 +87,20 @@ pub struct ConsumerHealth {
 }
 
 impl Health {
-    /// Whether every engine answers, and every consumer can claim, renew and settle. For a
-    /// readiness probe.
+    /// Whether every engine answers, every consumer can claim, renew and settle, and every ingest can
+    /// read and store. For a readiness probe.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.engines.iter().all(|engine| engine.error.is_none())
             && self.consumers.iter().all(ConsumerHealth::is_ready)
+            && self.ingests.iter().all(IngestHealth::is_ready)
     }
 
     /// Whether this process can go on; `false` if a new process would help. For a liveness probe.
     ///
     /// A new process helps in two cases:
     ///
-    /// - A consumer failed for good or was dropped, and no newer one runs on its queue.
+    /// - A consumer failed for good or was dropped, and no newer one runs on its queue. Or an ingest did.
     /// - The store has refused a consumer for longer than a minute. A new process may have newer
     ///   credentials.
     ///
@@ -103,10 +108,16 @@ impl Health {
     /// present.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.consumers.iter().all(|one| {
+        let consumers_live = self.consumers.iter().all(|one| {
             let is_refused = one.refused_for.is_some_and(|time| time > REFUSED);
             !is_refused && !matches!(one.state, ConsumerState::Failed(_))
-        })
+        });
+        // A consumer that stopped may have been told to; so may an ingest.
+        consumers_live
+            && !self
+                .ingests
+                .iter()
+                .any(|one| matches!(one.state, IngestState::Failed(_)))
     }
 }
 
@@ -234,7 +245,10 @@ impl fmt::Display for Health {
             .try_for_each(|engine| write!(f, "; {engine}"))?;
         self.consumers
             .iter()
-            .try_for_each(|consumer| write!(f, "; {consumer}"))
+            .try_for_each(|consumer| write!(f, "; {consumer}"))?;
+        self.ingests
+            .iter()
+            .try_for_each(|ingest| write!(f, "; {ingest}"))
     }
 }
 

@@ -37,7 +37,7 @@
 //! | one event acted on; all that match | `acting.rs`, `bulk.rs` |
 //! | who did what | `audit.rs` |
 //! | following what is published | `follow.rs` |
-//! | whether engines answer and consumers run | `health.rs` |
+//! | whether engines answer and consumers run | `health.rs`, `ingest_health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
 //! | queues: emptied | `purge.rs` |
@@ -58,6 +58,7 @@ pub(crate) mod fail;
 pub(crate) mod follow;
 pub(crate) mod health;
 pub(crate) mod history;
+mod ingest_health;
 pub(crate) mod purge;
 pub(crate) mod queues;
 pub(crate) mod schedules;
@@ -84,6 +85,7 @@ pub use fail::FailRequest;
 pub use follow::Follow;
 pub use health::{ConsumerHealth, EngineHealth, Health};
 pub use history::HistoryRequest;
+pub use ingest_health::IngestHealth;
 pub use purge::PurgeRequest;
 pub use queues::{PauseRequest, Queues, ResumeRequest};
 pub use schedules::{ScheduleChange, ScheduleStatus, Schedules};

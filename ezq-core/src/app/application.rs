@@ -9,6 +9,7 @@ use crate::admin::queues::Queues;
 use crate::admin::schedules::Schedules;
 use crate::admin::subscriptions::Subscriptions;
 use crate::app::AppBuilder;
+use crate::broker::Source;
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::engine::Engine;
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::event::envelope::Envelope;
 use crate::event::{End, Event};
 use crate::handler::Handler;
+use crate::ingest::Ingest;
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::publish::all::PublishAll;
 use crate::publish::broadcast::Broadcast;
@@ -115,6 +117,12 @@ impl App {
     /// A consumer of the application's queue; [`Consumer::queue`] sets another.
     pub fn consumer(&self) -> Consumer {
         Consumer::new(Arc::clone(&self.inner))
+    }
+
+    /// Stores the messages of a broker as events of a queue: `app.ingest(source).into("orders")`. Run it, or
+    /// spawn it.
+    pub fn ingest(&self, source: impl Source) -> Ingest {
+        Ingest::new(Arc::clone(&self.inner), source)
     }
 
     /// The queues that [`Consumer::run_all`] consumes:

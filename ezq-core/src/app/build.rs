@@ -86,6 +86,7 @@ impl AppBuilder {
             schedules,
             parties: self.parties,
             consumers: Mutex::default(),
+            ingests: Mutex::default(),
             telling: Default::default(),
         };
         // What handlers need of engines and states, then whether events reach the handlers.

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 
+use crate::admin::IngestHealth;
 use crate::admin::health::{ConsumerHealth, EngineHealth, Health};
 use crate::app::App;
 
@@ -39,6 +40,11 @@ impl App {
 
         // All at once, so that one engine that does not answer delays the whole only once.
         let (engines, consumers) = tokio::join!(join_all(engines), join_all(consumers));
-        Health { engines, consumers }
+        let ingests = inner.ingests();
+        Health {
+            engines,
+            consumers,
+            ingests: ingests.iter().map(|one| IngestHealth::of(one)).collect(),
+        }
     }
 }

@@ -56,6 +56,11 @@ pub(super) fn attribute_name(header: &str) -> Option<String> {
     names.next().map(ToOwned::to_owned)
 }
 
+/// Whether a header belongs to the event in a message, and not beside it.
+pub(crate) fn is_attribute(header: &str) -> bool {
+    attribute_name(header).is_some() || header.eq_ignore_ascii_case("content-type")
+}
+
 /// Reads an event from its attributes, by their names without a prefix, and its data. `media_type` is that
 /// of the data, where the attributes do not have it.
 pub(super) fn read(

@@ -161,6 +161,7 @@ impl Inbound {
             return self.structured();
         }
 
+        // Binary mode has its attributes beside the body, whatever the body is.
         let attributes = self.attributes()?;
         if attributes.contains_key("specversion") {
             return binary::read(attributes, media_type, &self.body);

@@ -23,6 +23,7 @@ mod position;
 mod sink;
 mod source;
 
+pub(crate) use binary::is_attribute;
 pub use inbound::Inbound;
 pub use outbound::Outbound;
 pub use position::SourcePosition;

@@ -131,7 +131,8 @@ pub trait Source: Send + 'static {
     /// The answer is stored at once, so that another start in the meantime changes nothing: a source that
     /// begins at the end would otherwise leave out what came between two attempts.
     ///
-    /// It is called when the partition is [assigned](Arrival::Assigned), and after every failure.
+    /// It is called when the partition is [assigned](Arrival::Assigned), and after every failure. For a
+    /// partition that the broker has taken away since, it does nothing and answers `after`.
     ///
     /// # Errors
     /// When the broker could not be asked. [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if

@@ -82,7 +82,7 @@ impl<'a> Body<'a> {
     ///
     /// JSON text is handed on without a copy. A header [`BODY`] that the codec has set is replaced: it
     /// could make the body unreadable.
-    pub(super) fn into_stored(self, headers: &mut Headers) -> String {
+    pub(crate) fn into_stored(self, headers: &mut Headers) -> String {
         match self {
             Self::Json(text) => {
                 headers.remove(BODY);

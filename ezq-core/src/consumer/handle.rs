@@ -156,33 +156,33 @@ impl Future for ConsumerHandle {
 
 /// The end of a task. A task gives its result once; this gives it as often as it is asked.
 #[derive(Debug)]
-pub(super) enum Ending<R> {
+pub(crate) enum Ending<R> {
     Running(JoinHandle<Result<R>>),
     Ended(Result<R>),
 }
 
 impl<R: Clone + Send + 'static> Ending<R> {
     /// Runs it in the background. Outside of a tokio runtime it has ended, with that error.
-    pub(super) fn spawn(running: impl Future<Output = Result<R>> + Send + 'static) -> Self {
+    pub(crate) fn spawn(running: impl Future<Output = Result<R>> + Send + 'static) -> Self {
         match check_runtime() {
             Ok(()) => Self::Running(tokio::spawn(running)),
             Err(error) => Self::Ended(Err(error)),
         }
     }
 
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         matches!(self, Self::Running(task) if !task.is_finished())
     }
 
     /// The task's result. A repeated error has no source.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R>> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<R>> {
         let task = match self {
             Self::Running(task) => task,
             Self::Ended(ended) => return Poll::Ready(again(ended)),
         };
 
         let joined = ready!(Pin::new(task).poll(context));
-        let ended = joined.unwrap_or_else(|error| Err(cut_off("the consumer", error)));
+        let ended = joined.unwrap_or_else(|error| Err(cut_off("the background task", error)));
         *self = Self::Ended(again(&ended));
         Poll::Ready(ended)
     }

@@ -31,7 +31,7 @@ mod cancel_orders;
 mod cancelling;
 mod coordinator;
 mod fetcher;
-mod handle;
+pub(crate) mod handle;
 mod intake;
 mod leases;
 mod pausing;
@@ -42,7 +42,7 @@ mod run;
 mod scope;
 mod settings;
 mod settle;
-mod stop;
+pub(crate) mod stop;
 mod warnings;
 mod workload;
 

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 
 use crate::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
-    Due, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses, Presence,
-    PublishOutcome, QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome, UnitOfWork,
+    Due, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses, Positions,
+    Presence, PublishOutcome, QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome,
+    UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -291,6 +292,11 @@ pub trait Engine: Any + Send + Sync {
 
     /// Who consumes the engine's queues, or `None` (the default) if the engine does not keep that.
     fn presence(&self) -> Option<&dyn Presence> {
+        None
+    }
+
+    /// The engine's positions of sources, or `None` (the default) if it stores no messages of brokers.
+    fn positions(&self) -> Option<&dyn Positions> {
         None
     }
 

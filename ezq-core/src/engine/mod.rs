@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`Cancellations`], [`QueueOverview`],
-//!    [`Presence`], [`Browse`], [`Operations`], [`Doctor`], [`History`].
+//!    [`Presence`], [`Positions`], [`Browse`], [`Operations`], [`Doctor`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `operations.rs`, `actions.rs`, `audit.rs`, `dedupe.rs`, `keys.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `operations.rs`, `actions.rs`, `audit.rs`, `dedupe.rs`, `keys.rs`, `positions.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -86,6 +86,7 @@ pub(crate) mod names;
 mod operations;
 mod overview;
 mod pauses;
+mod positions;
 mod presence;
 pub(crate) mod reader;
 mod schedules;
@@ -114,6 +115,7 @@ pub use keys::{BlockedKey, Blocker};
 pub use operations::Operations;
 pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals, Sampler};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};
+pub use positions::{Ingested, Positions, SourceBatch, SourceReader, StoredBatch, StoredPosition};
 pub use presence::{ConsumerPresence, Presence, SeenConsumer};
 pub use schedules::{
     Advance, Fired, Firing, KeptSchedules, Registration, ScheduleRow, ScheduleStore,

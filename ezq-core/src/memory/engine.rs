@@ -13,8 +13,9 @@ use super::store::{Published, Store};
 use crate::engine::history::History;
 use crate::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetter, DeadLetters, Delivery,
-    Due, Engine, ExtendOutcome, LeaseRequest, Leased, Operations, Outgoing, Pauses, Presence,
-    PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle, SettleOutcome,
+    Due, Engine, ExtendOutcome, LeaseRequest, Leased, Operations, Outgoing, Pauses, Positions,
+    Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
+    SettleOutcome,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -318,6 +319,10 @@ impl Engine for MemoryEngine {
     }
 
     fn operations(&self) -> Option<&dyn Operations> {
+        Some(self)
+    }
+
+    fn positions(&self) -> Option<&dyn Positions> {
         Some(self)
     }
 

@@ -84,6 +84,33 @@ impl Queue {
         self.dead.insert(self.last_dead_id, letter);
     }
 
+    /// Keeps as a dead letter what was never a message of the queue.
+    pub(super) fn bury_new(
+        &mut self,
+        body: String,
+        mut headers: Headers,
+        reason: Reason,
+        now: Micros,
+    ) {
+        let time = clock::to_time(now);
+        let death = json!({
+            "reason": serde_json::to_value(&reason).unwrap_or_default(),
+            "deliveries": 0,
+            "enqueued_at": time,
+            "died_at": time,
+        });
+        headers.insert(DEAD, death);
+
+        self.last_dead_id += 1;
+        let id = MessageId::Number(self.last_dead_id);
+        let letter = DeadLetter {
+            reason: Some(reason),
+            enqueued_at: time,
+            ..DeadLetter::new(id, body, headers, time)
+        };
+        self.dead.insert(self.last_dead_id, letter);
+    }
+
     pub(super) fn dead(&self, after: Option<&MessageId>, limit: usize) -> Vec<DeadLetter> {
         let first = after.and_then(MessageId::as_number).unwrap_or(0);
         let letters = self.dead.range(first.saturating_add(1)..);

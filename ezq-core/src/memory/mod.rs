@@ -20,7 +20,7 @@
 //! | one queue: order, leases, retries | `queue.rs` |
 //! | dead letters: how a message becomes one, and how it comes back | `letters.rs` |
 //! | its ordering keys, dedupe keys and archive | `keys.rs`, `dedupe_keys.rs`, `archive.rs` |
-//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `operations.rs` |
+//! | the other optional parts of the contract | `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `positions.rs`, `browse.rs`, `operations.rs` |
 
 mod archive;
 mod broadcasts;
@@ -37,6 +37,8 @@ mod operations;
 mod overview;
 mod pause_board;
 mod pauses;
+mod position_board;
+mod positions;
 mod presence;
 mod queue;
 mod schedules;

@@ -13,6 +13,7 @@ use super::cancel_board::CancelBoard;
 use super::clock::{self, Micros};
 use super::operated::Operated;
 use super::pause_board::PauseBoard;
+use super::position_board::PositionBoard;
 use super::queue::{Held, Queue};
 use super::subscriptions::Subscriptions;
 use crate::engine::history::History;
@@ -63,6 +64,7 @@ pub(super) struct Store {
     pub(super) cancellations: CancelBoard,
     pub(super) consumers: NotedConsumers,
     pub(super) operated: Operated,
+    pub(super) positions: PositionBoard,
 }
 
 impl Store {
@@ -82,6 +84,7 @@ impl Store {
             cancellations: CancelBoard::default(),
             consumers: NotedConsumers::new(),
             operated: Operated::default(),
+            positions: PositionBoard::default(),
         }
     }
 
@@ -228,7 +231,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, message: Outgoing, now: Micros) -> Result<PublishOutcome> {
+    pub(super) fn insert(&mut self, message: Outgoing, now: Micros) -> Result<PublishOutcome> {
         let queue = self.queue(&message.queue)?;
         if let Some(dedupe) = &message.dedupe
             && let Some(original) = queue.dedupe.taken(dedupe.key(), now)

@@ -23,6 +23,10 @@ pub const REDRIVEN: &str = "ezq-redriven";
 /// The replay that published a copy of an archived event, and when; with the queue and the id that
 /// the event had.
 pub const REPLAY: &str = "ezq-replay";
+/// Where a broker's message came from: the source, the partition and the position.
+pub const INGEST: &str = "ezq-ingest";
+/// The headers of a broker's message that could not be an event. Set only in the dead-letter queue.
+pub const INGEST_HEADERS: &str = "ezq-ingest-headers";
 /// The original headers, if they were no object. Set only in the dead-letter queue.
 pub const ORIGINAL_HEADERS: &str = "ezq-original-headers";
 /// How many attempts each handler gets for this one event, in place of the handler's own policy.

@@ -8,6 +8,7 @@
 //! The report and the state of a consumer are in [`consumer`](crate::consumer), health is in
 //! [`admin`](crate::admin).
 
+pub(crate) mod ingest;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(not(feature = "metrics"))]

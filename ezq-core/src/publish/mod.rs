@@ -38,7 +38,7 @@ pub(crate) mod services;
 pub(crate) mod states;
 mod traced;
 pub(crate) mod transaction;
-mod writing;
+pub(crate) mod writing;
 
 pub use all::{PublishAll, PublishAllError};
 pub use broadcast::Broadcast;

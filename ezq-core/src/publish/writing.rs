@@ -186,7 +186,7 @@ fn envelope(content: Content, options: &PublishOptions, source: &str) -> Result<
     Ok(envelope)
 }
 
-fn check_size(event_type: &str, size: usize, limit: usize) -> Result<()> {
+pub(crate) fn check_size(event_type: &str, size: usize, limit: usize) -> Result<()> {
     if size <= limit {
         return Ok(());
     }

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::handler::Handler;
 use crate::handler::extract::Provided;
 use crate::message::queue_name::QueueName;
+use crate::observe::ingest::IngestStatus;
 use crate::observe::status::ConsumerStatus;
 use crate::publish::services::Services;
 use crate::schedule::Plans;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     /// The consumers that health reports, in the order in which they began.
     pub(crate) consumers: Mutex<Vec<Arc<ConsumerStatus>>>,
+    /// The ingests that health reports.
+    pub(crate) ingests: Mutex<Vec<Arc<IngestStatus>>>,
     pub(crate) schedules: Plans,
     /// How others are told of the consumers.
     pub(crate) telling: Telling,

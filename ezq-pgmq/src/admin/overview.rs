@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use ezq_core::engine::{Count, QueueCounts, QueueTotals};
 use ezq_core::message::QueueName;
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::QueryScalar;
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use crate::sql;
 
@@ -97,12 +98,9 @@ pub(crate) async fn oldest_snapshot(
 /// The key of the advisory lock of the session that samples: `ezq` and a number, as bytes.
 const SEAT: i64 = 0x65_7a_71_06;
 
-/// Takes the lock of the session that samples. Returns false if another session has it.
-pub(crate) async fn take_seat(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_lock($1)")
-        .bind(SEAT)
-        .fetch_one(connection)
-        .await
+/// Takes the lock of the session that samples. Answers false if another session has it.
+pub(crate) fn take_seat() -> QueryScalar<'static, Postgres, bool, PgArguments> {
+    sqlx::query_scalar("SELECT pg_catalog.pg_try_advisory_lock($1)").bind(SEAT)
 }
 
 /// Each number stops at the limit. What is due is read by the index on `vt` from its beginning, what is

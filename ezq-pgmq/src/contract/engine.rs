@@ -7,7 +7,7 @@ use ezq_core::Result;
 use ezq_core::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
     Due, Engine, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses,
-    Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
+    Positions, Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
     SettleOutcome, UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
@@ -243,6 +243,10 @@ impl Engine for PgmqEngine {
     }
 
     fn operations(&self) -> Option<&dyn Operations> {
+        Some(self)
+    }
+
+    fn positions(&self) -> Option<&dyn Positions> {
         Some(self)
     }
 

@@ -14,7 +14,9 @@ mod migrating;
 mod operations;
 mod overview;
 mod pauses;
+mod positions;
 mod presence;
 mod schedules;
+mod seat;
 
 pub use dropping::{DropOutcome, DropQueue, DropQueueRequest};

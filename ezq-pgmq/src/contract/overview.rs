@@ -6,12 +6,10 @@ use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{QueueCounts, QueueOverview, Sampler};
 use ezq_core::message::QueueName;
-use sqlx::Connection as _;
-use sqlx::postgres::PgConnection;
 
+use super::seat::Seat;
 use crate::admin::overview;
-use crate::config::Place;
-use crate::connection::dedicated::{self, call};
+use crate::connection::dedicated::call;
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
 
@@ -57,37 +55,7 @@ impl QueueOverview for PgmqEngine {
     }
 
     async fn elect_sampler(&self) -> Result<Option<Box<dyn Sampler>>> {
-        let connector = &self.inner.connections.connector;
-        let mut session = connector.connect().await?;
-        let limit = connector.connect_timeout();
-        let seat = dedicated::limit(limit, overview::take_seat(&mut session)).await;
-        if !seat.map_err(|failure| error::of(failure, self.place()))? {
-            let _ = session.close().await;
-            return Ok(None);
-        }
-
-        let place = self.place().clone();
-        Ok(Some(Box::new(Elected {
-            session,
-            limit,
-            place,
-        })))
-    }
-}
-
-/// A session that holds the advisory lock of the one that samples. The lock ends with it.
-struct Elected {
-    session: PgConnection,
-    limit: Duration,
-    place: Place,
-}
-
-#[async_trait]
-impl Sampler for Elected {
-    async fn confirm(&mut self) -> Result<()> {
-        // A session that answers has its locks.
-        dedicated::limit(self.limit, self.session.ping())
-            .await
-            .map_err(|failure| error::of(failure, &self.place))
+        let seat = Seat::take(self, overview::take_seat()).await?;
+        Ok(seat.map(|seat| Box::new(seat) as Box<dyn Sampler>))
     }
 }

@@ -162,6 +162,7 @@ fn name(part: Part) -> &'static str {
         Part::Cancellations => "cancellations",
         Part::Presence => "consumers",
         Part::Operations => "operations and the audit trail",
+        Part::Positions => "positions of sources",
         Part::Inbox => "the inbox",
     }
 }

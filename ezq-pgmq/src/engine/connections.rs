@@ -18,6 +18,8 @@ pub(crate) struct Connections {
     pub(crate) claim: Dedicated,
     pub(crate) settle: Dedicated,
     pub(crate) renew: Dedicated,
+    /// For storing the messages of brokers.
+    pub(crate) intake: Dedicated,
     /// For rare calls, which may take their time.
     pub(crate) control: Arc<Dedicated>,
     /// For calls that must not wait: health, and stopping statements.
@@ -46,6 +48,12 @@ impl Connections {
         );
         let control = Arc::new(control.with(first));
 
+        let intake = Dedicated::new(
+            connector.clone(),
+            ("intake", Planning::Free),
+            Some(Arc::clone(&urgent)),
+        );
+
         let owns_pool = config.pool.is_none();
         let driver = match &config.pool {
             Some(pool) => pool.clone(),
@@ -64,6 +72,7 @@ impl Connections {
             claim: by_index("claim"),
             settle: by_index("settle"),
             renew: by_index("renew"),
+            intake,
             control,
             urgent,
             stopper,
@@ -76,6 +85,7 @@ impl Connections {
             &self.claim,
             &self.settle,
             &self.renew,
+            &self.intake,
             &*self.control,
             &*self.urgent,
         ] {

@@ -73,6 +73,7 @@ pub(crate) struct OwnTables {
     pub(crate) cancellations: Schema,
     pub(crate) presence: Schema,
     pub(crate) operations: Schema,
+    pub(crate) positions: Schema,
 }
 
 impl OwnTables {
@@ -86,6 +87,7 @@ impl OwnTables {
             cancellations: Schema::new(Part::Cancellations),
             presence: Schema::new(Part::Presence),
             operations: Schema::new(Part::Operations),
+            positions: Schema::new(Part::Positions),
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Publishing: rows and inserts, dedupe keys, group commit, and broadcasts.
+//! Publishing: rows and inserts, dedupe keys, group commit, broadcasts, and the messages of
+//! brokers.
 
 pub(crate) mod broadcast;
 pub(crate) mod dedupe;
 pub(crate) mod group_commit;
 mod insert;
+pub(crate) mod intake;
 pub(crate) mod key_lock;
 pub(crate) mod row;
 pub(crate) mod store;

@@ -21,13 +21,15 @@ pub(crate) enum Part {
     Presence,
     /// Operations and the audit trail, in the same database.
     Operations,
+    /// The positions of sources, in the same database.
+    Positions,
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }
 
 impl Part {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Engine,
         Self::Broadcast,
         Self::Schedules,
@@ -37,6 +39,7 @@ impl Part {
         Self::Cancellations,
         Self::Operations,
         Self::Presence,
+        Self::Positions,
         Self::Inbox,
     ];
 }

@@ -63,6 +63,7 @@ fn script(queues: &[QueueName], role: Option<&str>) -> String {
         Part::Cancellations,
         Part::Presence,
         Part::Operations,
+        Part::Positions,
     ] {
         text.push_str(&schema::sql(part, role));
     }

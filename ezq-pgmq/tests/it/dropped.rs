@@ -21,7 +21,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::*;
 
 /// What an application does, and what it needs of ezq's own tables.
-const USES: [(&str, &str, Use); 22] = [
+const USES: [(&str, &str, Use); 23] = [
     ("ezq.dedupe", "TABLE", Use::PublishWithKey),
     ("ezq.dedupe", "TABLE", Use::PublishInWithKey),
     ("ezq.dedupe", "TABLE", Use::SettleWithKey),
@@ -41,6 +41,7 @@ const USES: [(&str, &str, Use); 22] = [
     ("ezq.controls", "TABLE", Use::Resume),
     ("ezq.cancellations", "TABLE", Use::Cancel),
     ("ezq.consumers", "TABLE", Use::NoteConsumer),
+    ("ezq.positions", "TABLE", Use::BeginPartition),
     ("ezq.audit", "TABLE", Use::Pause),
     ("ezq.audit", "TABLE", Use::Act),
     ("ezq.operations", "TABLE", Use::Operate),
@@ -65,6 +66,7 @@ enum Use {
     Resume,
     Cancel,
     NoteConsumer,
+    BeginPartition,
     Act,
     Operate,
 }
@@ -79,6 +81,11 @@ fn event(key: Option<&str>) -> BroadcastMessage {
 
 fn whole(queue: &QueueName) -> PauseTarget {
     PauseTarget::queue(queue.clone())
+}
+
+async fn begin_partition(engine: &PgmqEngine) -> Result<(), Error> {
+    let positions = engine.positions().unwrap();
+    positions.begin("s", "p", None).await.map(drop)
 }
 
 fn consumer(queue: &QueueName) -> ConsumerPresence {
@@ -155,6 +162,7 @@ impl Use {
             }
             Self::Act | Self::Operate => self.operate(engine, queue, key).await?,
             Self::NoteConsumer => engine.note(&[consumer(queue)]).await?,
+            Self::BeginPartition => begin_partition(engine).await?,
         }
 
         Ok(())

@@ -1,13 +1,14 @@
 //! A role that may create in a schema of the search path gets nothing of its own run with ezq's
 //! rights.
 
+use ezq_core::broker::SourcePosition;
 use ezq_core::engine::{
     BroadcastMessage, Broadcasts as _, Browse, Cancel, CancelOrder, Cancellations, Dedupe, Due,
-    Engine, Settle,
+    Engine, Ingested, Settle, SourceBatch,
 };
 use ezq_core::event::Pattern;
 use ezq_core::message::headers::Headers;
-use ezq_core::message::{QueueName, Retention};
+use ezq_core::message::{QueueName, Reason, ReasonKind, Retention};
 use ezq_pgmq::{Inbox, PgmqConfig, PgmqEngine};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _};
@@ -135,6 +136,7 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
     }
 
     cancel(engine, queue).await;
+    take_in(engine, queue).await;
     engine.failures(queue, 100).await.unwrap();
     engine.stats(queue).await.unwrap();
     engine.lag(queue).await.unwrap();
@@ -157,6 +159,30 @@ async fn use_all(engine: &PgmqEngine, queue: &QueueName, patterns: &[Pattern]) {
         .unwrap();
     engine.sweep().await.unwrap();
     engine.purge(queue).await.unwrap();
+}
+
+/// Stores a message of a source, and a dead letter.
+async fn take_in(engine: &PgmqEngine, queue: &QueueName) {
+    let positions = engine.positions().unwrap();
+    positions.begin("s", "p", None).await.unwrap();
+    let letter = Ingested::DeadLetter {
+        queue: queue.clone(),
+        body: "1".to_owned(),
+        headers: Headers::new(),
+        reason: Reason::new(ReasonKind::Undecodable, "why", 0),
+    };
+    let messages = vec![
+        (
+            SourcePosition::from(1),
+            Ingested::Message(message(queue, "8")),
+        ),
+        (SourcePosition::from(2), letter),
+    ];
+    let batch = SourceBatch::new("p", None, messages);
+    positions.store("s", &[batch]).await.unwrap();
+    positions.position("s", "p").await.unwrap();
+    positions.list().await.unwrap();
+    assert!(positions.elect_reader("s").await.unwrap().is_some());
 }
 
 /// Cancels a message, and settles it as a worker does.

