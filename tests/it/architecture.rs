@@ -38,7 +38,7 @@ fn crates_depend_downwards_only() {
         ),
         (
             "ezq-bench",
-            vec!["ezq", "ezq-core", "ezq-kafka", "ezq-pgmq"],
+            vec!["ezq", "ezq-core", "ezq-kafka", "ezq-pgmq", "ezq-redis"],
         ),
         ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),

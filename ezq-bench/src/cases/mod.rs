@@ -2,6 +2,8 @@
 
 mod bloat;
 mod broadcast;
+#[cfg(feature = "redis")]
+mod brokers;
 mod capture;
 mod consume;
 mod consume_archive;
@@ -58,12 +60,16 @@ pub(crate) const ALL: &[Case] = &[
     kafka::RELAY,
 ];
 
-/// The cases that run only when they are named: how cost grows.
+/// The cases that run only when they are named: how cost grows, and what needs a broker.
 pub(crate) const GROWTH: &[Case] = &[
     growth::QUEUED,
     growth::HANDLERS,
     growth::QUEUES,
     overview::CASE,
+    #[cfg(feature = "redis")]
+    brokers::RELAY,
+    #[cfg(feature = "redis")]
+    brokers::INGEST,
 ];
 
 /// Does what a child process is started for, if this process is one.

@@ -196,7 +196,11 @@ impl Broker {
         }
     }
 
-    fn do_step(&self, step: ServerStep) -> bool {
+    async fn do_step(&self, step: ServerStep) -> bool {
+        if step == ServerStep::Start {
+            // A server takes a while to start, and calls fail meanwhile.
+            sleep(Duration::from_millis(300)).await;
+        }
         let mut held = self.held();
         match step {
             ServerStep::Kill => held.is_away = true,
@@ -242,9 +246,9 @@ impl Broker {
             return SendOutcome::Rejected(Error::new(ErrorKind::QueueMissing, text));
         }
 
-        let is_lost = self.has(LosesSome) && held.sent % 7 == 0;
+        let is_lost = self.has(LosesSome) && held.sent.is_multiple_of(7);
         let is_known = !held.ids.insert(message.id().to_owned());
-        if !is_lost && !(is_known && self.has(DropsDuplicates)) {
+        if !(is_lost || is_known && self.has(DropsDuplicates)) {
             let topic = match self.has(MixesTopics) {
                 true => "all".to_owned(),
                 false => message.topic().to_owned(),
@@ -321,7 +325,7 @@ impl SinkHarness for Broker {
     }
 
     async fn step(&self, step: ServerStep) -> bool {
-        self.do_step(step)
+        self.do_step(step).await
     }
 }
 
@@ -360,7 +364,7 @@ impl Numbered {
             .take(known)
             .skip(skipped)
             .take(max)
-            .filter(|(_, n)| !(self.broker.has(LosesSome) && n % 7 == 0))
+            .filter(|(_, n)| !(self.broker.has(LosesSome) && n.is_multiple_of(7)))
             .map(|(body, n)| Inbound::new("p", SourcePosition::from(n), self.broker.body(body)))
             .collect();
         held.given += found.len();
@@ -476,7 +480,7 @@ impl SourceHarness for Broker {
     }
 
     async fn step(&self, step: ServerStep) -> bool {
-        self.do_step(step)
+        self.do_step(step).await
     }
 }
 

@@ -71,7 +71,8 @@ pub struct ConsumerHealth {
     /// paused, `None` if the engine did not answer.
     #[serde(serialize_with = "seconds")]
     pub lag: Option<Duration>,
-    /// Why claiming, renewing or settling fails, or why the engine did not answer for the lag.
+    /// Why claiming, renewing or settling fails, why the engine did not answer for the lag, or why the
+    /// broker of its [relay](crate::relay) does not answer.
     pub error: Option<String>,
     /// Whether its queue is paused, or every handler of it; see [`Queues`](crate::admin::Queues). A
     /// paused consumer is ready: it does what it was asked to.
@@ -145,6 +146,9 @@ impl ConsumerHealth {
             }
         }
 
+        if error.is_none() && !state.is_ended() {
+            error = app.broker_failure(status.queue.as_ref()).await;
+        }
         Self {
             queue: status.queue.clone(),
             state,

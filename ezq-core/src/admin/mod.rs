@@ -37,7 +37,7 @@
 //! | one event acted on; all that match | `acting.rs`, `bulk.rs` |
 //! | who did what | `audit.rs` |
 //! | following what is published | `follow.rs` |
-//! | whether engines answer and consumers run | `health.rs`, `ingest_health.rs` |
+//! | whether engines answer and consumers run | `health.rs`, `ingest_health.rs`, `broker_health.rs` |
 //! | the history of one event | `history.rs` |
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
 //! | queues: emptied | `purge.rs` |
@@ -46,6 +46,7 @@
 
 pub(crate) mod acting;
 pub(crate) mod audit;
+mod broker_health;
 pub(crate) mod bulk;
 pub(crate) mod by_hand;
 pub(crate) mod cancel;

@@ -186,11 +186,12 @@ impl App {
             .map(|handler| &**handler)
     }
 
-    /// Closes the engines, which ends their background work and connections. Stop the consumers first.
+    /// Closes the sinks of relays and the engines, which ends their background work and connections. Stop the consumers first.
     /// Waits up to a second for hooks to get the notices of what was done.
     pub async fn close(&self) {
         // Notices first, so that hooks hear of the last events before their engines are gone.
         self.inner.services.notices.flush().await;
+        self.inner.close_sinks().await;
         for engine in self.inner.services.engines.all() {
             engine.close().await;
         }

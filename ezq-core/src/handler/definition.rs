@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broker::Sink;
 use crate::error::Result;
 use crate::event::{EventDescriptor, is_control};
 use crate::handler::batch::{BatchCall, BatchFuture};
@@ -51,6 +52,8 @@ pub struct Handler {
     pub(crate) layers: Vec<SharedLayer>,
     /// It was found at link time.
     pub(crate) is_discovered: bool,
+    /// The broker that it sends events to, if it is a relay: health asks it, and the application closes it.
+    pub(crate) sink: Option<Arc<dyn Sink>>,
 }
 
 impl Handler {
@@ -93,6 +96,7 @@ impl Handler {
             states: None,
             layers: Vec::new(),
             is_discovered: false,
+            sink: None,
         }
     }
 

@@ -90,6 +90,34 @@ impl Forward {
     /// Sends a batch once; one outcome for each message. A batch of which nothing was stored and nothing
     /// refused is a failure of the call.
     async fn send(&self, messages: &[Outbound]) -> Result<Vec<SendOutcome>> {
+        let limit = self.sink.capabilities().max_message;
+        let is_too_large = |message: &Outbound| {
+            let data = message.envelope().data().map_or(0, str::len);
+            limit.is_some_and(|limit| data > limit)
+        };
+        if !messages.iter().any(is_too_large) {
+            return self.send_all(messages).await;
+        }
+
+        // Some brokers cut the connection on such a message, which would fail the whole batch for ever.
+        let sent: Vec<Outbound> = messages
+            .iter()
+            .filter(|message| !is_too_large(message))
+            .cloned()
+            .collect();
+        let answered = match sent.is_empty() {
+            true => Vec::new(),
+            false => self.send_all(&sent).await?,
+        };
+        let mut answered = answered.into_iter();
+        let outcomes = messages.iter().map(|message| match is_too_large(message) {
+            true => SendOutcome::Rejected(too_large(message, limit.unwrap_or_default())),
+            false => answered.next().unwrap_or(SendOutcome::Sent),
+        });
+        Ok(outcomes.collect())
+    }
+
+    async fn send_all(&self, messages: &[Outbound]) -> Result<Vec<SendOutcome>> {
         let name = self.sink.capabilities().name;
         let sent = timeout(self.send_timeout, self.sink.send(messages)).await;
         let mut outcomes = sent.map_err(|_| {
@@ -149,6 +177,12 @@ impl Forward {
             tracing::info!(queue, sink, "the broker takes events again");
         }
     }
+}
+
+fn too_large(message: &Outbound, limit: usize) -> Error {
+    let data = message.envelope().data().map_or(0, str::len);
+    let text = format!("the event has {data} bytes of data, and the broker takes {limit} at most");
+    Error::new(ErrorKind::TooLarge, text)
 }
 
 fn put_off(count: usize) -> Vec<Result<(), HandlerError>> {

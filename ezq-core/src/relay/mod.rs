@@ -10,7 +10,10 @@
 //!   A relay that dies in between sends the event again, with the same id.
 //! - **Order.** Events of one ordering key are sent one after another.
 //! - **A broker that is away costs no attempts.** The events wait in their queue.
-//! - **An event that the broker refuses** becomes a dead letter, and holds up no other.
+//! - **An event that the broker refuses** becomes a dead letter, and holds up no other. So does one whose
+//!   data alone is larger than what the sink says that its broker takes.
+//! - **A broker that does not answer** is seen in [`App::health`](crate::app::App::health): the consumer of
+//!   the queue is not ready.
 
 mod forward;
 mod pace;
@@ -163,6 +166,7 @@ impl Relay {
 
 impl From<Relay> for Handler {
     fn from(relay: Relay) -> Self {
+        let sink = Arc::clone(&relay.sink);
         let forward = Arc::new(Forward {
             queue: relay.queue.clone(),
             sink: relay.sink,
@@ -171,7 +175,7 @@ impl From<Relay> for Handler {
             send_timeout: relay.send_timeout,
             is_failing: Default::default(),
         });
-        Self::on_batch(&relay.name, move |batch: Batch<Relayed>| {
+        let mut handler = Self::on_batch(&relay.name, move |batch: Batch<Relayed>| {
             let forward = Arc::clone(&forward);
             async move { forward.run(&batch).await }
         })
@@ -179,7 +183,9 @@ impl From<Relay> for Handler {
         // The time of a call is limited by itself, and a broker may be away for longer.
         .timeout(None)
         .batch_size(relay.batch_size)
-        .batch_wait(relay.batch_wait)
+        .batch_wait(relay.batch_wait);
+        handler.sink = Some(sink);
+        handler
     }
 }
 

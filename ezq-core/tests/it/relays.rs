@@ -1,12 +1,14 @@
 //! Relays against a broker that does as it is told, in paused time.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ezq_core::async_trait;
 use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
 use ezq_core::config::Config;
+use ezq_core::event::Envelope;
 use ezq_core::handler::HandlerOptions;
 use ezq_core::message::{HandlerName, QueueName};
 use ezq_core::relay::Relay;
@@ -37,6 +39,8 @@ struct Broker {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     stored: Arc<Mutex<Vec<(String, String, u32)>>>,
     calls: Arc<Mutex<Vec<Instant>>>,
+    is_ill: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -89,7 +93,22 @@ fn failure() -> Error {
 #[async_trait]
 impl Sink for Broker {
     fn capabilities(&self) -> &SinkCapabilities {
-        const { &SinkCapabilities::new("scripted").ordered() }
+        const {
+            &SinkCapabilities::new("scripted")
+                .ordered()
+                .max_message(1_000)
+        }
+    }
+
+    async fn health_check(&self) -> ezq_core::Result<()> {
+        match self.is_ill.load(Ordering::Relaxed) {
+            true => Err(failure()),
+            false => Ok(()),
+        }
+    }
+
+    async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
     }
 
     async fn send(&self, batch: &[Outbound]) -> ezq_core::Result<Vec<SendOutcome>> {
@@ -271,4 +290,56 @@ async fn events_of_a_key_keep_their_order_while_the_broker_fails() {
     consumer.stop();
     consumer.await.unwrap();
     assert_eq!(broker.numbers(), (0..12).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_key_do_not_wait_for_others() {
+    let broker = Broker::default();
+    let wait = Duration::from_millis(100);
+    let app = app(Relay::new("outbox", broker.clone()).batch_wait(wait));
+    for n in 0..200 {
+        app.publish(&Step { n }).key("ada").await.unwrap();
+    }
+
+    let began = Instant::now();
+    let consumer = app.consumer().spawn();
+    broker.has_stored(200).await;
+    consumer.stop();
+    consumer.await.unwrap();
+    assert_eq!(broker.numbers(), (0..200).collect::<Vec<_>>());
+    // Each batch holds one event of the key. Only one that nobody waits behind waits for others.
+    assert!(began.elapsed() < wait * 50, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_does_not_answer_is_seen_in_health_and_closed_with_the_application() {
+    let broker = Broker::default();
+    let app = app(Relay::new("outbox", broker.clone()));
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(app.health().await.is_ready());
+
+    broker.is_ill.store(true, Ordering::Relaxed);
+    let health = app.health().await;
+    assert!(!health.is_ready() && health.is_live(), "{health}");
+    assert!(health.to_string().contains("scripted"), "{health}");
+    consumer.stop();
+    consumer.await.unwrap();
+    app.close().await;
+    assert!(broker.is_closed.load(Ordering::Relaxed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_no_call_could_send_is_given_up_and_not_sent() {
+    let broker = Broker::default();
+    let app = app(Relay::new("outbox", broker.clone()));
+    publish(&app, 1).await;
+    let text = format!("\"{}\"", "x".repeat(1_000));
+    let large = Envelope::builder("large", "shop").json(&text).unwrap();
+    app.publish_envelope(large.build().unwrap()).await.unwrap();
+    let consumer = app.consumer().spawn();
+    broker.has_stored(1).await;
+    consumer.stop();
+    consumer.await.unwrap();
+    assert_eq!(dead(&app).await, 1);
 }

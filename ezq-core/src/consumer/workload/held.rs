@@ -89,11 +89,23 @@ impl Workload {
             }
 
             let Some(work) = self.next_delivery() else {
+                self.hurry_batches();
                 return false;
             };
             self.start(work);
         }
         !self.buffer.is_empty()
+    }
+
+    /// Runs the open batches as they are if others wait for what is in them: those of its key cannot join a
+    /// batch that an event is in.
+    ///
+    /// Fast path, shown by `relays::events_of_one_key_do_not_wait_for_others`: without it each event of a
+    /// single busy key would wait for the whole of `batch_wait`.
+    fn hurry_batches(&self) {
+        if self.lanes.waiting() > 0 {
+            self.scope.admission.open_batches.close();
+        }
     }
 
     fn start(&mut self, work: Work) {
