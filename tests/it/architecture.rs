@@ -38,7 +38,14 @@ fn crates_depend_downwards_only() {
         ),
         (
             "ezq-bench",
-            vec!["ezq", "ezq-core", "ezq-kafka", "ezq-pgmq", "ezq-redis"],
+            vec![
+                "ezq",
+                "ezq-core",
+                "ezq-kafka",
+                "ezq-nats",
+                "ezq-pgmq",
+                "ezq-redis",
+            ],
         ),
         ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),

@@ -17,6 +17,8 @@ mod idle;
 mod kafka;
 mod latency;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 mod ordered;
 mod overview;
 mod processes;
@@ -58,6 +60,10 @@ pub(crate) const ALL: &[Case] = &[
     bloat::CASE,
     #[cfg(feature = "kafka")]
     kafka::RELAY,
+    #[cfg(feature = "nats")]
+    nats::RELAY,
+    #[cfg(feature = "nats")]
+    nats::ENGINE,
 ];
 
 /// The cases that run only when they are named: how cost grows, and what needs a broker.
