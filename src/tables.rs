@@ -50,6 +50,7 @@ impl Ezq {
         self.pgmq()
             .capture(table, &config.queue)
             .source(&config.app)
+            .by(&config.app)
     }
 
     /// Lists and removes captures.
@@ -81,7 +82,7 @@ impl Ezq {
     /// # Ok(()) }
     /// ```
     pub fn replay(&self, name: impl Into<String>, queue: impl IntoQueueName) -> Replay {
-        self.pgmq().replay(name, queue)
+        self.pgmq().replay(name, queue).by(&self.config().app)
     }
 
     /// Lists the replays that were begun, and forgets them.

@@ -82,6 +82,8 @@ struct EntryRow<'a> {
     action: &'static str,
     queue: Option<&'a str>,
     schedule: Option<&'a str>,
+    application: Option<&'a str>,
+    subject: Option<&'a str>,
     handler: Option<&'a str>,
     target: Option<&'a str>,
     message_id: Option<String>,
@@ -90,6 +92,8 @@ struct EntryRow<'a> {
     state: Option<String>,
     filter: Option<&'a EventFilter>,
     count: Option<u64>,
+    #[serde(skip)]
+    thing: Option<String>,
 }
 
 impl<'a> EntryRow<'a> {
@@ -102,6 +106,8 @@ impl<'a> EntryRow<'a> {
             action: entry.action.name(),
             queue: entry.queue.as_ref().map(QueueName::as_str),
             schedule: entry.schedule.as_deref(),
+            application: entry.application.as_deref(),
+            subject: entry.subject.as_deref(),
             handler: entry.handler.as_ref().map(|name| name.as_str()),
             target: entry.target.as_ref().map(QueueName::as_str),
             message_id: match &entry.event {
@@ -116,15 +122,14 @@ impl<'a> EntryRow<'a> {
             state: selection.map(|(state, _)| state.to_string()),
             filter: selection.map(|(_, filter)| filter),
             count: entry.count,
+            thing: entry.thing(),
         }
     }
 
     /// What it was done to, in words.
     fn what(&self) -> String {
-        if let Some(schedule) = self.schedule {
-            return format!("the schedule {schedule}");
-        }
         let mut what = match (&self.message_id, &self.dead_letter_id, self.handler) {
+            _ if self.thing.is_some() => self.thing.clone().unwrap_or_default(),
             (Some(id), _, _) => format!("the event {id}"),
             (_, Some(id), _) => format!("the dead letter {id}"),
             (_, _, Some(handler)) => format!("the handler {handler}"),

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use ezq::admin::{EventAction, EventRef, EventState};
+use ezq::admin::{AuditAction, AuditEntry, EventAction, EventRef, EventState, recorded};
 use ezq::engine::Cancel;
 use ezq::error::error_chain;
 use ezq::message::MessageId;
+use ezq::publish::Published;
 use ezq::{Envelope, Ezq};
 use serde_json::json;
 
@@ -98,6 +99,8 @@ pub(crate) struct Publish {
     /// Let it be due at this time
     #[arg(long, value_name = "TIME", value_parser = values::exact_time)]
     at: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 /// What is changed, and who says so.
@@ -229,7 +232,13 @@ impl Publish {
             return session.output.done(&answer, text);
         }
 
-        let published = request.await?;
+        let signature = self.signed.signature(&ezq.config().app);
+        let action = AuditAction::Publish;
+        let mut entry = AuditEntry::new(Utc::now(), signature, action, queue.clone());
+        entry.subject = Some(event_type.clone());
+        // A duplicate stores nothing.
+        let count = |published: &Published| Some(u64::from(!published.is_duplicate));
+        let published = recorded(ezq.pgmq(), entry, request.into_future(), count).await?;
         ezq.close().await;
         let answer = json!({
             "queue": queue.as_str(), "event_id": published.event_id, "event_type": event_type,

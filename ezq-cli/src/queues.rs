@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use clap::Subcommand;
+use ezq::admin::{AuditAction, AuditEntry, recorded};
 use ezq::engine::Engine as _;
 use ezq::message::IntoQueueName as _;
 use serde_json::json;
@@ -37,6 +39,8 @@ pub(crate) enum QueueVerb {
     Create {
         /// Its name
         queue: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 
     /// Pause a queue, or one handler of it, in every process
@@ -89,7 +93,7 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
     match verb {
         QueueVerb::List { rates } => list(session, rates).await,
         QueueVerb::Show { queue } => show(session, &queue).await,
-        QueueVerb::Create { queue } => create(session, &queue).await,
+        QueueVerb::Create { queue, signed } => create(session, &queue, &signed).await,
         QueueVerb::Pause {
             queue,
             handler,
@@ -142,14 +146,18 @@ async fn show(session: &Session, queue: &str) -> Result<(), Failure> {
     session.output.show(&row, &fields)
 }
 
-async fn create(session: &Session, queue: &str) -> Result<(), Failure> {
+async fn create(session: &Session, queue: &str, signed: &Signed) -> Result<(), Failure> {
     let queue = queue.into_queue_name()?;
     let ezq = session.connect(Access::Create).await?;
     // Asked first: the library does not say whether it created a queue.
     let exists = ezq.queues().names().await?.contains(&queue);
     let is_created = !exists && !session.global.dry_run;
     if is_created {
-        ezq.pgmq().ensure_queue(&queue).await?;
+        let signature = signed.signature(&ezq.config().app);
+        let action = AuditAction::CreateQueue;
+        let entry = AuditEntry::new(Utc::now(), signature, action, queue.clone());
+        let engine = ezq.pgmq();
+        recorded(engine, entry, engine.ensure_queue(&queue), |()| None).await?;
     }
     ezq.close().await;
 

@@ -11,6 +11,7 @@ use crate::names;
 use crate::output::Row;
 use crate::progress::Progress;
 use crate::session::{Access, Session};
+use crate::signed::{Signed, signed};
 use crate::text;
 use crate::values;
 
@@ -20,7 +21,7 @@ pub(crate) enum ReplayVerb {
     List,
 
     /// Publish archived events of a queue again. One that was interrupted goes on under its name
-    Start(Start),
+    Start(Box<Start>),
 }
 
 /// Which events are replayed, and where to.
@@ -53,6 +54,8 @@ pub(crate) struct Start {
     /// How many a second at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 pub(crate) async fn run(session: &Session, verb: ReplayVerb) -> Result<(), Failure> {
@@ -85,7 +88,7 @@ impl Start {
         let ezq = session.connect(Access::Change).await?;
         let queue = names::queue(&ezq, &self.queue).await?;
 
-        let mut replay = ezq.pgmq().replay(&self.name, &queue);
+        let mut replay = signed!(ezq.replay(&self.name, &queue), self.signed);
         let mut target = queue.clone();
         if let Some(to) = &self.to {
             // The library would create the queue.

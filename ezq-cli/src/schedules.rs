@@ -23,6 +23,8 @@ pub(crate) enum ScheduleVerb {
     Run {
         /// Its name
         name: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 
     /// Pause a schedule in every process: its ticks pass unused
@@ -45,7 +47,7 @@ pub(crate) enum ScheduleVerb {
 pub(crate) async fn run(session: &Session, verb: ScheduleVerb) -> Result<(), Failure> {
     match verb {
         ScheduleVerb::List => list(session).await,
-        ScheduleVerb::Run { name } => run_now(session, &name).await,
+        ScheduleVerb::Run { name, signed } => run_now(session, &name, &signed).await,
         ScheduleVerb::Pause { name, signed } => set_paused(session, &name, true, &signed).await,
         ScheduleVerb::Resume { name, signed } => set_paused(session, &name, false, &signed).await,
     }
@@ -75,7 +77,7 @@ async fn find(ezq: &Ezq, name: &str) -> Result<ScheduleStatus, Failure> {
     Err(Failure::not_found(text))
 }
 
-async fn run_now(session: &Session, name: &str) -> Result<(), Failure> {
+async fn run_now(session: &Session, name: &str, signed: &Signed) -> Result<(), Failure> {
     let ezq = session.connect(Access::Change).await?;
     let schedule = find(&ezq, name).await?;
     if session.global.dry_run {
@@ -94,7 +96,7 @@ async fn run_now(session: &Session, name: &str) -> Result<(), Failure> {
         return session.output.done(&answer, text);
     }
 
-    let published = ezq.schedules()?.run_now(name).await?;
+    let published = signed!(ezq.schedules()?.run_now(name), signed).await?;
     ezq.close().await;
     let queue = &published.queue;
     let answer = json!({

@@ -1,6 +1,7 @@
 //! Who orders a change, and why: what the audit trail keeps.
 
 use clap::Args;
+use ezq::admin::Signature;
 
 use crate::session::user;
 
@@ -18,6 +19,12 @@ impl Signed {
     /// Only who does it, where no reason is kept.
     pub(crate) fn by_only(by: Option<String>) -> Self {
         Self { by, reason: None }
+    }
+
+    /// The same for an entry of the audit trail; `app` does it if nobody is known.
+    pub(crate) fn signature(&self, app: &str) -> Signature {
+        let by = self.by().unwrap_or_else(|| app.to_owned());
+        Signature::new(by).reason(self.reason.clone())
     }
 
     /// Who does it, as far as that is known.

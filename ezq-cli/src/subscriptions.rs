@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::names;
 use crate::output::Row;
 use crate::session::{Access, Session};
+use crate::signed::{Signed, signed};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +45,8 @@ pub(crate) enum SubscriptionVerb {
         /// The application
         #[arg(long, value_name = "NAME")]
         app: String,
+        #[command(flatten)]
+        signed: Signed,
     },
 }
 
@@ -57,6 +60,8 @@ pub(crate) struct One {
     /// The application whose subscription it is, as `list` shows it
     #[arg(long, value_name = "NAME")]
     app: String,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 pub(crate) async fn run(session: &Session, verb: SubscriptionVerb) -> Result<(), Failure> {
@@ -65,7 +70,7 @@ pub(crate) async fn run(session: &Session, verb: SubscriptionVerb) -> Result<(),
         SubscriptionVerb::Test { event_type } => test(session, &event_type).await,
         SubscriptionVerb::Add { one } => add(session, one).await,
         SubscriptionVerb::Remove { one } => remove(session, one).await,
-        SubscriptionVerb::Prune { app } => prune(session, &app).await,
+        SubscriptionVerb::Prune { app, signed } => prune(session, &app, &signed).await,
     }
 }
 
@@ -101,9 +106,8 @@ async fn add(session: &Session, one: One) -> Result<(), Failure> {
     let is_changed = match session.global.dry_run {
         true => !all(&ezq).await?.iter().any(|found| one.is(found)),
         false => {
-            ezq.subscriptions()?
-                .add(&queue, one.pattern.as_str())
-                .await?
+            let add = ezq.subscriptions()?.add(&queue, one.pattern.as_str());
+            signed!(add, one.signed).await?
         }
     };
     ezq.close().await;
@@ -127,9 +131,9 @@ async fn remove(session: &Session, one: One) -> Result<(), Failure> {
         return Err(Failure::not_found(text));
     }
     if !session.global.dry_run {
-        ezq.subscriptions()?
-            .remove(&one.queue, one.pattern.as_str())
-            .await?;
+        let subscriptions = ezq.subscriptions()?;
+        let remove = subscriptions.remove(&one.queue, one.pattern.as_str());
+        signed!(remove, one.signed).await?;
     }
     ezq.close().await;
 
@@ -141,7 +145,7 @@ async fn remove(session: &Session, one: One) -> Result<(), Failure> {
     one.report(session, true, text)
 }
 
-async fn prune(session: &Session, app: &str) -> Result<(), Failure> {
+async fn prune(session: &Session, app: &str, signed: &Signed) -> Result<(), Failure> {
     let dry_run = session.global.dry_run;
     let ezq = session.connect(Access::Change).await?;
     let found = all(&ezq).await?;
@@ -154,7 +158,7 @@ async fn prune(session: &Session, app: &str) -> Result<(), Failure> {
             let what = text::counted(count, "subscription");
             let what = format!("this removes {what} of `{app}`, and what it said of its events");
             confirm(session, &what, app)?;
-            let removed = ezq.subscriptions()?.remove_app(app).await?;
+            let removed = signed!(ezq.subscriptions()?.remove_app(app), signed).await?;
             if removed == 0 {
                 let known = found.iter().map(|found| found.app.as_str());
                 let text = names::missing("application", app, known, "nothing is stored of the");
@@ -189,6 +193,7 @@ impl One {
             queue,
             pattern,
             app,
+            ..
         } = self;
         format!("subscription of the queue `{queue}` to `{pattern}` by `{app}`")
     }

@@ -1,6 +1,7 @@
 //! Tests of the program `ezq`: each runs it as a user does, on a database of the test's own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod audited;
 mod browsing;
 mod bulk;
 mod cases;

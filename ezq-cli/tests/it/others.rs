@@ -133,8 +133,10 @@ async fn changes_of_the_schema_are_listed_and_applied_at_once(database: TestData
     };
     assert_eq!(applied().0, 0);
     let listed = ezq(&url, &["migrate", "status"]);
-    let line = "5        replays                     when it is first needed\n";
-    assert!(listed.stdout.contains(line), "{listed:?}");
+    let line = "5 replays when it is first needed";
+    let mut lines = listed.stdout.lines();
+    let is_listed = lines.any(|one| one.split_whitespace().eq(line.split(' ')));
+    assert!(is_listed, "{listed:?}");
 
     let count = applied().1 - 1;
     let dry = ezq(&url, &["migrate", "up", "-n"]);

@@ -5,9 +5,8 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use super::acting::operations;
-use crate::engine::{AuditEntry, AuditPage, AuditRequest, Engine, Operations, PageCursor};
-use crate::error::{Error, ErrorKind, Result, error_chain};
-use crate::logging::warn;
+use crate::engine::{AuditPage, AuditRequest, PageCursor};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
 
@@ -16,9 +15,14 @@ const LONGEST_PAGE: usize = 1000;
 
 /// The audit trail of an application. Get it by [`App::audit`](crate::app::App::audit).
 ///
-/// It holds what operators did by ezq, each with who, why and when: to queues and handlers, to events, and
-/// to schedules. An entry is stored together with what it tells of, or before that is done. Where it cannot
-/// be stored, nothing is done. ezq removes none: on PGMQ they are rows of `ezq.audit`.
+/// It holds what operators did by ezq, each with who, why and when: to queues and handlers, to events,
+/// schedules, subscriptions, captures and replays. An entry is stored together with what it tells of, or
+/// before that is done. Where it cannot be stored, nothing is done. ezq removes none: on PGMQ they are rows
+/// of `ezq.audit`.
+///
+/// What a program does in normal operation is not recorded: what it publishes, creates and subscribes when
+/// it starts, and that it [cancels](crate::app::App::cancel) or
+/// [reschedules](crate::app::App::reschedule) an event that it has published itself.
 #[derive(Clone, Copy)]
 pub struct Audit<'a> {
     inner: &'a Shared,
@@ -130,39 +134,5 @@ impl fmt::Debug for AuditQuery<'_> {
         f.debug_struct("AuditQuery")
             .field("request", &self.request)
             .finish_non_exhaustive()
-    }
-}
-
-/// An entry about something that is under way. Without an end it stays, and says of no count.
-pub(crate) struct Recorded<'a> {
-    kept: Option<(&'a dyn Operations, String)>,
-}
-
-impl<'a> Recorded<'a> {
-    /// Records what is going to be done, if the engine keeps a trail.
-    ///
-    /// # Errors
-    /// It cannot be recorded, so it must not be done.
-    pub(crate) async fn begin(engine: &'a dyn Engine, entry: AuditEntry) -> Result<Self> {
-        let kept = match engine.operations() {
-            None => None,
-            Some(operations) => Some((operations, operations.record_act(&entry).await?)),
-        };
-        Ok(Self { kept })
-    }
-
-    /// Records to how many events it was done.
-    pub(crate) async fn end(self, count: u64) {
-        let Some((operations, id)) = self.kept else {
-            return;
-        };
-        if let Err(error) = operations.record_count(&id, count).await {
-            // What was done stays done.
-            let error = error_chain(&error);
-            warn!(
-                count,
-                error, "an entry of the audit trail stays without its count"
-            );
-        }
     }
 }

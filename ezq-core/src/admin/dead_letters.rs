@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
 use super::acting::Order;
-use super::audit::Recorded;
+use super::recorded::Recorded;
 use crate::codec::wire::plain_type;
 use crate::engine::reader::Reader;
 use crate::engine::{

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tracing::{Instrument, info};
 
 use super::acting::Order;
-use super::audit::Recorded;
 use super::by_hand::settle_waiting;
+use super::recorded::Recorded;
 use crate::engine::{AuditAction, AuditEntry, Engine, EventRef, Settle, Signature};
 use crate::error::Result;
 use crate::message::message_id::MessageId;

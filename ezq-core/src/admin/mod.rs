@@ -35,7 +35,7 @@
 //! | a queue's errors, grouped | `errors.rs` |
 //! | a queue's events, page by page | `events.rs` |
 //! | one event acted on; all that match | `acting.rs`, `bulk.rs` |
-//! | who did what | `audit.rs` |
+//! | who did what; what is recorded before it is done | `audit.rs`, `recorded.rs` |
 //! | following what is published | `follow.rs` |
 //! | whether engines answer and consumers run | `health.rs`, `ingest_health.rs`, `broker_health.rs` |
 //! | the history of one event | `history.rs` |
@@ -62,6 +62,7 @@ pub(crate) mod history;
 mod ingest_health;
 pub(crate) mod purge;
 pub(crate) mod queues;
+pub(crate) mod recorded;
 pub(crate) mod schedules;
 pub(crate) mod subscriptions;
 pub(crate) mod summary;
@@ -89,6 +90,7 @@ pub use history::HistoryRequest;
 pub use ingest_health::IngestHealth;
 pub use purge::PurgeRequest;
 pub use queues::{PauseRequest, Queues, ResumeRequest};
-pub use schedules::{ScheduleChange, ScheduleStatus, Schedules};
+pub use recorded::{RecordedAct, recorded};
+pub use schedules::{ScheduleStatus, Schedules};
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
 pub use summary::{COUNT_CAP, QueueRates, QueueSummary};

@@ -4,7 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use super::acting::Order;
-use super::audit::Recorded;
+use super::recorded::Recorded;
 use crate::engine::{AuditAction, AuditEntry};
 use crate::error::Result;
 use crate::message::queue_name::QueueName;

@@ -1,14 +1,13 @@
 //! Schedules as an operator sees them: listed, paused, fired by hand and removed, from any process.
 
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::acting::Order;
-use super::audit::Recorded;
-use crate::engine::{AuditAction, AuditEntry, Fired, Firing, ScheduleRow, ScheduleStore};
+use super::recorded::{RecordedAct, recorded, unless_absent};
+use crate::engine::{
+    AuditAction, AuditEntry, Engine, Fired, Firing, ScheduleRow, ScheduleStore, Signature,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::tick::Tick;
 use crate::publish::prepared::Prepared;
@@ -104,14 +103,48 @@ impl<'a> Schedules<'a> {
 
     /// Pauses a schedule when awaited, in every process at once: it does not tick until it is
     /// [resumed](Self::resume).
-    pub fn pause(&self, name: impl Into<String>) -> ScheduleChange<'a> {
-        ScheduleChange::new(*self, name.into(), true)
+    ///
+    /// # Errors
+    /// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
+    /// - [`ErrorKind::ScheduleTaken`] when this application has the schedule, and another application
+    ///   uses its name for something else.
+    /// - Otherwise when the engine could not be asked.
+    pub fn pause(&self, name: impl Into<String>) -> RecordedAct<'a, ()> {
+        self.change(name.into(), true)
     }
 
     /// Resumes a paused schedule when awaited, with its first tick after now. Ticks during the pause are
     /// skipped, whatever its policy for missed ticks. Other processes notice within half a minute.
-    pub fn resume(&self, name: impl Into<String>) -> ScheduleChange<'a> {
-        ScheduleChange::new(*self, name.into(), false)
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn resume(&self, name: impl Into<String>) -> RecordedAct<'a, ()> {
+        self.change(name.into(), false)
+    }
+
+    fn change(&self, name: String, pause: bool) -> RecordedAct<'a, ()> {
+        let action = match pause {
+            true => AuditAction::Pause,
+            false => AuditAction::Resume,
+        };
+        let schedules = *self;
+        RecordedAct::new(Ok(self.entry(action, &name)), move |entry| async move {
+            let change = schedules.set_paused(&name, pause);
+            recorded(schedules.engine(), entry, change, |()| None).await
+        })
+    }
+
+    /// An entry of the audit trail about a schedule. The engine sets its time.
+    fn entry(&self, action: AuditAction, name: &str) -> AuditEntry {
+        let signature = Signature::new(&self.inner.config.app);
+        AuditEntry {
+            schedule: Some(name.to_owned()),
+            ..AuditEntry::new(DateTime::UNIX_EPOCH, signature, action, None)
+        }
+    }
+
+    fn engine(&self) -> &'a dyn Engine {
+        &*self.inner.services.engines.default
     }
 
     async fn set_paused(&self, name: &str, pause: bool) -> Result<()> {
@@ -132,7 +165,8 @@ impl<'a> Schedules<'a> {
         Ok(())
     }
 
-    /// Publishes the event of a schedule once, now, also while it is paused. Its ticks stay as they are.
+    /// Publishes the event of a schedule once and now when awaited, also while it is paused. Its ticks stay
+    /// as they are.
     ///
     /// For a schedule that is not in this application's code, the event is the one that its own
     /// application stored when it began. Of an `#[on_schedule]` function, the tick is that of now.
@@ -141,10 +175,17 @@ impl<'a> Schedules<'a> {
     /// As [`pause`](Self::pause), and as publishing an event. [`ErrorKind::Unsupported`] if another
     /// application has the schedule and its event is not stored: an older ezq registered it, or a codec
     /// writes it.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it open whether the event was published.
-    pub async fn run_now(&self, name: &str) -> Result<Published> {
+    pub fn run_now(&self, name: impl Into<String>) -> RecordedAct<'a, Published> {
+        let name = name.into();
+        let schedules = *self;
+        let entry = self.entry(AuditAction::RunSchedule, &name);
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let fire = schedules.fire(&name);
+            recorded(schedules.engine(), entry, fire, |_| Some(1)).await
+        })
+    }
+
+    async fn fire(&self, name: &str) -> Result<Published> {
         let prepared = match self.inner.schedules.find(name) {
             Some(planned) => self.own_message(planned).await?,
             None => self.stored_message(name).await?,
@@ -197,31 +238,54 @@ impl<'a> Schedules<'a> {
         StoredEvent::read(&stored)?.message(&tick)
     }
 
-    /// Removes a schedule, in every process at once. Returns whether there was one. If the code of a
-    /// process has it, it comes back when that process is started again.
+    /// Removes a schedule when awaited, in every process at once. Returns whether there was one. If the code
+    /// of a process has it, it comes back when that process is started again.
     ///
     /// # Errors
     /// When the engine could not be asked.
-    pub async fn remove(&self, name: &str) -> Result<bool> {
-        self.store.remove(name).await
+    pub fn remove(&self, name: impl Into<String>) -> RecordedAct<'a, bool> {
+        let name = name.into();
+        let schedules = *self;
+        let entry = self.entry(AuditAction::RemoveSchedule, &name);
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let remove = schedules.store.remove(&name);
+            recorded(schedules.engine(), entry, remove, unless_absent).await
+        })
     }
 
-    /// Removes the schedules that were registered under this application's name and that its code no
-    /// longer has. Returns their names.
+    /// Removes the schedules, when awaited, that were registered under this application's name and that its
+    /// code no longer has. Returns their names. Each is recorded by itself.
     ///
     /// Such schedules do not fire, but nothing else removes them. Call this at a deployment, from a
     /// program whose code has every schedule of its application.
     ///
     /// # Errors
-    /// When the engine could not be asked.
-    ///
-    /// # Cancel safety
-    /// Schedules that were removed before the future is dropped stay removed.
-    pub async fn prune(&self) -> Result<Vec<String>> {
+    /// When the engine could not be asked. Schedules that were removed before stay removed.
+    pub fn prune(&self) -> RecordedAct<'a, Vec<String>> {
+        let schedules = *self;
+        let entry = AuditEntry {
+            application: Some(self.inner.services.source.clone()),
+            ..self.entry(AuditAction::Prune, "")
+        };
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            schedules.remove_unknown(entry).await
+        })
+    }
+
+    async fn remove_unknown(&self, entry: AuditEntry) -> Result<Vec<String>> {
         let mut pruned = Vec::new();
         for schedule in self.list().await? {
             let is_ours = schedule.application == self.inner.services.source;
-            if is_ours && !schedule.is_known && self.store.remove(&schedule.name).await? {
+            if !is_ours || schedule.is_known {
+                continue;
+            }
+
+            let entry = AuditEntry {
+                schedule: Some(schedule.name.clone()),
+                ..entry.clone()
+            };
+            let remove = self.store.remove(&schedule.name);
+            if recorded(self.engine(), entry, remove, unless_absent).await? {
                 pruned.push(schedule.name);
             }
         }
@@ -250,82 +314,6 @@ impl<'a> Schedules<'a> {
     async fn register(&self, planned: &Planned) -> Result<bool> {
         let now = self.inner.look_at(&[]).await?.now;
         self.inner.register(planned, None, now).await
-    }
-}
-
-/// A pause of a schedule, or its end, when this is awaited. It is recorded in the
-/// [audit trail](crate::app::App::audit) before.
-///
-/// # Errors
-/// - [`ErrorKind::ScheduleMissing`] when there is no such schedule.
-/// - [`ErrorKind::ScheduleTaken`] when this application has the schedule, and another application
-///   uses its name for something else.
-/// - Otherwise when the engine could not be asked.
-///
-/// # Cancel safety
-/// Dropping the future leaves it open whether it was done.
-#[must_use = "nothing is changed until this is awaited"]
-#[derive(Debug)]
-pub struct ScheduleChange<'a> {
-    schedules: Schedules<'a>,
-    order: Order<'a>,
-    name: String,
-    pause: bool,
-}
-
-impl<'a> ScheduleChange<'a> {
-    fn new(schedules: Schedules<'a>, name: String, pause: bool) -> Self {
-        Self {
-            schedules,
-            order: Order::new(schedules.inner),
-            name,
-            pause,
-        }
-    }
-
-    /// Who does it. Defaults to the [name of the application](crate::config::Config::app).
-    pub fn by(mut self, who: impl Into<String>) -> Self {
-        self.order.signature.by = who.into();
-        self
-    }
-
-    /// Why. Defaults to no reason.
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.order.signature.reason = Some(reason.into());
-        self
-    }
-
-    async fn change(self) -> Result<()> {
-        let action = match self.pause {
-            true => AuditAction::Pause,
-            false => AuditAction::Resume,
-        };
-        let now = DateTime::UNIX_EPOCH;
-        let entry = AuditEntry {
-            schedule: Some(self.name.clone()),
-            ..AuditEntry::new(now, self.order.signature, action, None)
-        };
-        let engine = &self.schedules.inner.services.engines.default;
-        let recorded = Recorded::begin(&**engine, entry).await?;
-        let changed = self.schedules.set_paused(&self.name, self.pause).await;
-        // One that does not exist, or is another's, stays as it is.
-        let is_refused = changed.as_ref().is_err_and(|error| {
-            let kind = error.kind();
-            kind == ErrorKind::ScheduleMissing || kind == ErrorKind::ScheduleTaken
-        });
-        if is_refused {
-            recorded.end(0).await;
-        }
-        changed
-    }
-}
-
-impl<'a> IntoFuture for ScheduleChange<'a> {
-    type Output = Result<()>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.change())
     }
 }
 

@@ -3,7 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::{Broadcasts, EventParty, EventRole, QueueSubscription};
+use chrono::DateTime;
+
+use super::recorded::{RecordedAct, recorded, unless_absent};
+use crate::engine::{
+    AuditAction, AuditEntry, Broadcasts, Engine, EventParty, EventRole, QueueSubscription,
+    Signature,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::is_control;
 use crate::event::pattern::Pattern;
@@ -114,130 +120,229 @@ impl<'a> Subscriptions<'a> {
         })
     }
 
-    /// Subscribes a queue, for this application, to the event types that match a pattern. Returns whether
-    /// the subscription is new. The queue's consumer need not be one of ezq's.
+    /// Subscribes a queue when awaited, for this application, to the event types that match a pattern.
+    /// Returns whether the subscription is new. The queue's consumer need not be one of ezq's.
     ///
     /// # Errors
     /// - [`ErrorKind::InvalidQueueName`] or [`ErrorKind::InvalidPattern`] for a wrong argument.
     /// - [`ErrorKind::Unsupported`] for a queue that a named engine keeps.
     /// - Otherwise when the store could not be written.
-    pub async fn add(
+    pub fn add(
         &self,
         queue: impl IntoQueueName,
         pattern: impl TryInto<Pattern, Error = Error>,
-    ) -> Result<bool> {
-        let queue = queue.into_queue_name()?;
-        let pattern = pattern.try_into()?;
-        self.inner.services.engines.check_broadcast(&queue)?;
-
-        let app = &self.inner.config.app;
-        let added = self.store.subscribe(app, &queue, &[pattern]).await?;
-        Ok(added > 0)
+    ) -> RecordedAct<'a, bool> {
+        let subscriptions = *self;
+        let one = Self::one(queue, pattern).and_then(|one| {
+            let engines = &self.inner.services.engines;
+            engines.check_broadcast(&one.0)?;
+            Ok(one)
+        });
+        self.change(AuditAction::Subscribe, one, move |app, one| async move {
+            let (queue, pattern) = one;
+            let added = subscriptions
+                .store
+                .subscribe(app, &queue, &[pattern])
+                .await?;
+            Ok(added > 0)
+        })
     }
 
-    /// Removes a subscription of this application. Returns whether there was one. A subscription of the
-    /// same queue by another application stays.
+    /// Removes a subscription of this application when awaited. Returns whether there was one. A subscription
+    /// of the same queue by another application stays.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidQueueName`] or [`ErrorKind::InvalidPattern`] for a wrong argument; otherwise
     /// when the store could not be written.
-    pub async fn remove(
+    pub fn remove(
         &self,
         queue: impl IntoQueueName,
         pattern: impl TryInto<Pattern, Error = Error>,
-    ) -> Result<bool> {
-        let one = (queue.into_queue_name()?, pattern.try_into()?);
-        let app = &self.inner.config.app;
-        let removed = self.store.unsubscribe(app, &[one]).await?;
-        Ok(removed > 0)
+    ) -> RecordedAct<'a, bool> {
+        let subscriptions = *self;
+        let one = Self::one(queue, pattern);
+        self.change(AuditAction::Unsubscribe, one, move |app, one| async move {
+            let removed = subscriptions.store.unsubscribe(app, &[one]).await?;
+            Ok(removed > 0)
+        })
     }
 
-    /// Removes all subscriptions of an application, such as one that was shut down for good, and
-    /// what it declared to [own](crate::app::AppBuilder::owns) and to
+    fn one(
+        queue: impl IntoQueueName,
+        pattern: impl TryInto<Pattern, Error = Error>,
+    ) -> Result<(QueueName, Pattern)> {
+        Ok((queue.into_queue_name()?, pattern.try_into()?))
+    }
+
+    /// A change of one subscription of this application.
+    fn change<F>(
+        &self,
+        action: AuditAction,
+        one: Result<(QueueName, Pattern)>,
+        change: impl FnOnce(&'a str, (QueueName, Pattern)) -> F + Send + 'a,
+    ) -> RecordedAct<'a, bool>
+    where
+        F: Future<Output = Result<bool>> + Send + 'a,
+    {
+        let subscriptions = *self;
+        let app = self.inner.config.app.as_str();
+        let entry = one.as_ref().map(|(queue, pattern)| AuditEntry {
+            queue: Some(queue.clone()),
+            subject: Some(pattern.to_string()),
+            ..self.entry(action, app)
+        });
+        let entry = entry.map_err(Error::without_source);
+        RecordedAct::new(entry, move |entry| async move {
+            let change = change(app, one?);
+            recorded(subscriptions.engine(), entry, change, unless_absent).await
+        })
+    }
+
+    /// An entry of the audit trail about an application. The engine sets its time.
+    fn entry(&self, action: AuditAction, app: &str) -> AuditEntry {
+        let signature = Signature::new(&self.inner.config.app);
+        AuditEntry {
+            application: Some(app.to_owned()),
+            ..AuditEntry::new(DateTime::UNIX_EPOCH, signature, action, None)
+        }
+    }
+
+    fn engine(&self) -> &'a dyn Engine {
+        &*self.inner.services.engines.default
+    }
+
+    /// Removes all subscriptions of an application when awaited, such as one that was shut down for good,
+    /// and what it declared to [own](crate::app::AppBuilder::owns) and to
     /// [publish](crate::app::AppBuilder::publishes). Returns how many of both there were.
     ///
     /// # Errors
     /// When the store could not be written.
-    pub async fn remove_app(&self, app: &str) -> Result<u64> {
-        // Declarations first. If the second step fails, a retry removes the rest.
-        let forgotten = self.forget_unless(app, |_| false).await?;
-        Ok(forgotten.saturating_add(self.remove_unless(app, |_| false).await?))
+    pub fn remove_app(&self, app: impl Into<String>) -> RecordedAct<'a, u64> {
+        let subscriptions = *self;
+        let app = app.into();
+        let entry = self.entry(AuditAction::Prune, &app);
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let what = Surplus {
+                parties: subscriptions.store.parties_of(&app).await?,
+                subscriptions: subscriptions.of_app_unless(&app, |_| false).await?,
+            };
+            subscriptions.remove_surplus(&app, what, entry).await
+        })
     }
 
-    /// Removes what an application declared about one event type: to
+    /// Removes what an application declared about one event type, when awaited: to
     /// [own](crate::app::AppBuilder::owns) or to [publish](crate::app::AppBuilder::publishes) it.
     /// Returns whether it had declared anything. If its code still declares it, its next start
     /// records it again.
     ///
     /// # Errors
     /// When the store could not be written.
-    pub async fn forget(&self, app: &str, event_type: &str) -> Result<bool> {
-        Ok(self
-            .forget_unless(app, |party| party.event_type != event_type)
-            .await?
-            > 0)
+    pub fn forget(
+        &self,
+        app: impl Into<String>,
+        event_type: impl Into<String>,
+    ) -> RecordedAct<'a, bool> {
+        let subscriptions = *self;
+        let app = app.into();
+        let event_type = event_type.into();
+        let entry = AuditEntry {
+            subject: Some(event_type.clone()),
+            ..self.entry(AuditAction::Forget, &app)
+        };
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let mut parties = subscriptions.store.parties_of(&app).await?;
+            parties.retain(|party| party.event_type == event_type);
+            let what = Surplus {
+                parties,
+                subscriptions: Vec::new(),
+            };
+            Ok(subscriptions.remove_surplus(&app, what, entry).await? > 0)
+        })
     }
 
-    /// Removes what this application's code no longer has: subscriptions that its handlers in these
-    /// queues do not need, and declarations about event types. Returns how many of both there were.
+    /// Removes, when awaited, what this application's code no longer has: subscriptions that its handlers in
+    /// these queues do not need, and declarations about event types. Returns how many of both there were.
     ///
     /// Call it once a deployment is complete, with every queue that the application consumes. Then the
     /// subscriptions that stay are those that its consumers add when they start.
     ///
     /// # Errors
     /// When the store could not be written.
-    pub async fn prune<Q: IntoQueueName>(
+    pub fn prune<Q: IntoQueueName>(
         &self,
         queues: impl IntoIterator<Item = Q>,
-    ) -> Result<u64> {
+    ) -> RecordedAct<'a, u64> {
+        let subscriptions = *self;
+        let app = self.inner.config.app.as_str();
+        let wanted = self.wanted(queues);
+        let entry = self.entry(AuditAction::Prune, app);
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let wanted = wanted?;
+            let declared = subscriptions.inner.declared_parties();
+            let mut parties = subscriptions.store.parties_of(app).await?;
+            parties.retain(|party| !declared.contains(party));
+            let is_wanted = |one: &QueueSubscription| {
+                let patterns = wanted.get(&one.queue);
+                patterns.is_some_and(|patterns| patterns.contains(&one.pattern))
+            };
+            let what = Surplus {
+                parties,
+                subscriptions: subscriptions.of_app_unless(app, is_wanted).await?,
+            };
+            subscriptions.remove_surplus(app, what, entry).await
+        })
+    }
+
+    /// The patterns to which queues must be subscribed.
+    fn wanted<Q: IntoQueueName>(
+        &self,
+        queues: impl IntoIterator<Item = Q>,
+    ) -> Result<BTreeMap<QueueName, BTreeSet<Pattern>>> {
         let mut wanted = BTreeMap::new();
         for queue in queues {
             let queue = queue.into_queue_name()?;
             let patterns = self.inner.patterns(&queue)?;
             wanted.insert(queue, patterns);
         }
-
-        let app = &self.inner.config.app;
-        let declared = self.inner.declared_parties();
-        let forgotten = self
-            .forget_unless(app, |party| declared.contains(party))
-            .await?;
-
-        let removed = self
-            .remove_unless(app, |one| {
-                wanted
-                    .get(&one.queue)
-                    .is_some_and(|patterns| patterns.contains(&one.pattern))
-            })
-            .await?;
-        Ok(forgotten.saturating_add(removed))
+        Ok(wanted)
     }
 
-    async fn forget_unless(&self, app: &str, stays: impl Fn(&EventParty) -> bool) -> Result<u64> {
-        let mut goes = self.store.parties_of(app).await?;
-        goes.retain(|party| !stays(party));
-        // Nothing to remove is the usual case at a deployment, and needs no write.
-        if goes.is_empty() {
-            Ok(0)
-        } else {
-            self.store.forget(&goes).await
-        }
-    }
-
-    async fn remove_unless(
+    async fn of_app_unless(
         &self,
         app: &str,
         stays: impl Fn(&QueueSubscription) -> bool,
-    ) -> Result<u64> {
+    ) -> Result<Vec<(QueueName, Pattern)>> {
         let standing = self.list().await?.into_iter();
         let goes = standing.filter(|one| one.app == app && !stays(one));
-        let which: Vec<_> = goes.map(|one| (one.queue, one.pattern)).collect();
-        if which.is_empty() {
-            Ok(0)
-        } else {
-            self.store.unsubscribe(app, &which).await
-        }
+        Ok(goes.map(|one| (one.queue, one.pattern)).collect())
     }
+
+    /// Removes subscriptions and declarations of an application. Returns how many there were.
+    async fn remove_surplus(&self, app: &str, what: Surplus, entry: AuditEntry) -> Result<u64> {
+        // Nothing to remove is the usual case at a deployment, and needs no write.
+        if what.parties.is_empty() && what.subscriptions.is_empty() {
+            return Ok(0);
+        }
+
+        let remove = async {
+            let mut removed = 0;
+            // Declarations first. If the second step fails, a retry removes the rest.
+            if !what.parties.is_empty() {
+                removed += self.store.forget(&what.parties).await?;
+            }
+            if !what.subscriptions.is_empty() {
+                removed += self.store.unsubscribe(app, &what.subscriptions).await?;
+            }
+            Ok(removed)
+        };
+        recorded(self.engine(), entry, remove, |removed| Some(*removed)).await
+    }
+}
+
+/// What an application no longer has, or no longer should have.
+struct Surplus {
+    parties: Vec<EventParty>,
+    subscriptions: Vec<(QueueName, Pattern)>,
 }
 
 impl std::fmt::Debug for Subscriptions<'_> {

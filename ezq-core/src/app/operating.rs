@@ -19,6 +19,9 @@ use crate::publish::published::Published;
 impl App {
     /// Removes a scheduled event that was never delivered. Returns whether there was one.
     ///
+    /// It is what a program does to an event of its own, so the [audit trail](Self::audit) has no entry of
+    /// it. An operator [cancels](crate::admin::Events::cancel) by the queue and the id.
+    ///
     /// # Errors
     /// When the engine could not be asked.
     pub async fn cancel(&self, published: &Published) -> Result<bool> {
@@ -27,7 +30,8 @@ impl App {
             .await
     }
 
-    /// Moves the due time of an event that was never delivered. Returns whether there was one.
+    /// Moves the due time of an event that was never delivered. Returns whether there was one. As of
+    /// [`cancel`](Self::cancel), the audit trail has no entry of it.
     ///
     /// # Errors
     /// When the engine could not be asked.

@@ -41,10 +41,34 @@ pub enum AuditAction {
     Purge,
     /// A queue was dropped.
     DropQueue,
+    /// An operator created a queue. What publishing and consuming create is not recorded.
+    CreateQueue,
+    /// An operator published an event by hand. What programs publish is not recorded.
+    Publish,
+    /// A schedule was fired by hand.
+    RunSchedule,
+    /// A schedule was removed.
+    RemoveSchedule,
+    /// A queue was subscribed. What consumers subscribe when they start is not recorded.
+    Subscribe,
+    /// A subscription was removed.
+    Unsubscribe,
+    /// What an application declared about an event type was removed.
+    Forget,
+    /// What an application no longer has was removed: its subscriptions and declarations, or its schedules.
+    Prune,
+    /// A table was captured, or captured in another way.
+    Capture,
+    /// A capture was removed.
+    EndCapture,
+    /// A replay was begun, or went on.
+    Replay,
+    /// The record of a replay was removed.
+    ForgetReplay,
 }
 
 impl AuditAction {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 25] = [
         Self::Pause,
         Self::Resume,
         Self::Cancel,
@@ -58,6 +82,18 @@ impl AuditAction {
         Self::EndOperation,
         Self::Purge,
         Self::DropQueue,
+        Self::CreateQueue,
+        Self::Publish,
+        Self::RunSchedule,
+        Self::RemoveSchedule,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Forget,
+        Self::Prune,
+        Self::Capture,
+        Self::EndCapture,
+        Self::Replay,
+        Self::ForgetReplay,
     ];
 
     /// Its name, such as `retry_now` or `stop_operation`.
@@ -77,6 +113,18 @@ impl AuditAction {
             Self::EndOperation => "end_operation",
             Self::Purge => "purge",
             Self::DropQueue => "drop_queue",
+            Self::CreateQueue => "create_queue",
+            Self::Publish => "publish",
+            Self::RunSchedule => "run_schedule",
+            Self::RemoveSchedule => "remove_schedule",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Forget => "forget",
+            Self::Prune => "prune",
+            Self::Capture => "capture",
+            Self::EndCapture => "end_capture",
+            Self::Replay => "replay",
+            Self::ForgetReplay => "forget_replay",
         }
     }
 }
@@ -120,13 +168,18 @@ pub struct AuditEntry {
     pub signature: Signature,
     /// What was done.
     pub action: AuditAction,
-    /// In which queue. `None` of what was done to a schedule.
+    /// In which queue. `None` of what was done to none, such as to a schedule.
     pub queue: Option<QueueName>,
     /// The handler that was paused or resumed; `None` for a whole queue.
     pub handler: Option<HandlerName>,
     /// The schedule, if it was one.
     pub schedule: Option<String>,
-    /// The queue to which events were moved.
+    /// The application whose subscription, declaration or schedule it was.
+    pub application: Option<String>,
+    /// What else it was done to: the pattern of a subscription, the type of an event, a captured table, or
+    /// the name of a replay.
+    pub subject: Option<String>,
+    /// The queue to which events were moved or replayed.
     pub target: Option<QueueName>,
     /// The event, if it was one: in the queue, or among the dead letters.
     pub event: Option<EventRef>,
@@ -134,8 +187,9 @@ pub struct AuditEntry {
     pub operation: Option<String>,
     /// Which events were selected.
     pub selection: Option<(EventState, EventFilter)>,
-    /// How many events it was done to. At the begin of an operation: how many were selected. `None` where
-    /// that is not known, such as of a purge that runs, or was cut off.
+    /// How many events it was done to. At the begin of an operation: how many were selected. Of a prune: how
+    /// many subscriptions, declarations or schedules were removed. `None` where that is not known, such as of
+    /// a purge that runs, or was cut off, and where nothing is counted.
     pub count: Option<u64>,
 }
 
@@ -155,6 +209,8 @@ impl AuditEntry {
             queue: queue.into(),
             handler: None,
             schedule: None,
+            application: None,
+            subject: None,
             target: None,
             event: None,
             operation: None,
@@ -183,6 +239,31 @@ impl AuditEntry {
             selection: Some((*state, filter.clone())),
             ..Self::new(at, signature, action, queue.clone())
         }
+    }
+}
+
+impl AuditEntry {
+    /// What it was done to, in words, if that is neither a queue nor its handlers and events: `the schedule
+    /// sweep`, `the table public.users`.
+    #[must_use]
+    pub fn thing(&self) -> Option<String> {
+        if let Some(schedule) = &self.schedule {
+            return Some(format!("the schedule {schedule}"));
+        }
+
+        let app = self.application.as_deref().unwrap_or_default();
+        let subject = self.subject.as_deref().unwrap_or_default();
+        Some(match self.action {
+            AuditAction::Subscribe | AuditAction::Unsubscribe => {
+                format!("the subscription to {subject} of {app}")
+            }
+            AuditAction::Forget => format!("what {app} declared of {subject}"),
+            AuditAction::Prune => format!("what {app} no longer has"),
+            AuditAction::Capture | AuditAction::EndCapture => format!("the table {subject}"),
+            AuditAction::Replay | AuditAction::ForgetReplay => format!("the replay {subject}"),
+            AuditAction::Publish => format!("a new event of the type {subject}"),
+            _ => return None,
+        })
     }
 }
 

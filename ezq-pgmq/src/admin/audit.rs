@@ -9,7 +9,7 @@ use ezq_core::message::{HandlerName, MessageId, QueueName};
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use crate::message::encoding::{Encoding, from_json};
+use crate::message::encoding::{Encoding, from_json, original};
 use crate::message::receipts;
 
 /// What is written of one act.
@@ -77,10 +77,10 @@ pub(crate) async fn write(
 ) -> Result<i64, sqlx::Error> {
     let statement = "
         INSERT INTO ezq.audit
-          (at, by, reason, action, queue, handler, schedule, target, message_id, stored_at, is_dead,
-           operation, state, filter, count)
-        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                $13::text::jsonb, $14)
+          (at, by, reason, action, queue, handler, schedule, application, subject, target, message_id,
+           stored_at, is_dead, operation, state, filter, count)
+        VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                $15::text::jsonb, $16)
         RETURNING id";
     let signature = &entry.signature;
     let name = |name: &str| encoding.name(name).into_owned();
@@ -94,6 +94,8 @@ pub(crate) async fn write(
         .bind(entry.queue.as_ref().map(QueueName::as_str))
         .bind(entry.handler.as_ref().map(|handler| name(handler.as_str())))
         .bind(entry.schedule.as_deref().map(name))
+        .bind(entry.application.as_deref().map(name))
+        .bind(entry.subject.as_deref().map(name))
         .bind(entry.target.as_ref().map(QueueName::as_str))
         .bind(event.and_then(|event| event.id().as_number()))
         .bind(event.and_then(|event| event.id().stored_at()))
@@ -152,9 +154,11 @@ pub(crate) async fn page(
     before: i64,
 ) -> Result<AuditPage, sqlx::Error> {
     let limit = request.limit.max(1);
-    // Reading migrates nothing, so the newest column may be absent.
+    // Reading migrates nothing, so the newest columns may be absent.
     let statement = "
         SELECT id, at, by, reason, action, queue, handler, to_jsonb(a) ->> 'schedule'::text AS schedule,
+               to_jsonb(a) ->> 'application'::text AS application,
+               to_jsonb(a) ->> 'subject'::text AS subject,
                target, message_id, stored_at, is_dead, operation, state, filter::text AS filter, count
         FROM ezq.audit a WHERE id < $1 AND ($2::text IS NULL OR queue = $2)
         ORDER BY id DESC LIMIT $3";
@@ -182,17 +186,22 @@ pub(crate) async fn page(
 
 fn entry(row: &PgRow) -> Result<Option<AuditEntry>, sqlx::Error> {
     let text = |column: &str| row.try_get::<Option<String>, _>(column);
+    let name = |column: &str| -> Result<Option<String>, sqlx::Error> {
+        Ok(text(column)?.map(|written| original(&written).into_owned()))
+    };
     let Some(action) = text("action")?.and_then(|name| name.parse::<AuditAction>().ok()) else {
         return Ok(None);
     };
 
-    let signature = Signature::new(text("by")?.unwrap_or_default()).reason(text("reason")?);
+    let signature = Signature::new(name("by")?.unwrap_or_default()).reason(text("reason")?);
     let queue = |column: &str| -> Result<Option<QueueName>, sqlx::Error> {
         Ok(text(column)?.and_then(|name| QueueName::new(&name).ok()))
     };
     let mut entry = AuditEntry::new(row.try_get("at")?, signature, action, queue("queue")?);
-    entry.handler = text("handler")?.as_deref().map(HandlerName::from);
-    entry.schedule = text("schedule")?;
+    entry.handler = name("handler")?.as_deref().map(HandlerName::from);
+    entry.schedule = name("schedule")?;
+    entry.application = name("application")?;
+    entry.subject = name("subject")?;
     entry.target = queue("target")?;
     entry.operation = text("operation")?;
     entry.count = row

@@ -4,7 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use ezq_core::Result;
-use ezq_core::engine::Engine as _;
+use ezq_core::engine::{AuditAction, Engine as _, Signature};
 use ezq_core::message::{IntoQueueName, QueueName};
 use sqlx::Connection as _;
 
@@ -27,7 +27,7 @@ use crate::engine::PgmqEngine;
 ///
 /// A table has one capture. Capturing it again with the same options changes nothing and takes no
 /// lock on the table, so every process may do it at its start. Other options replace the earlier
-/// ones. A capture by another version of ezq with the same options is treated so:
+/// ones. What is changed is recorded in the [audit trail](ezq_core::app::App::audit). A capture by another version of ezq with the same options is treated so:
 /// - by a newer one, it is left as it is
 /// - by an older one, it is brought up to date; with `manage_schema(false)` it is left as it is,
 ///   with a warning, and [`CapturedTable::upgrade`] holds what to run
@@ -89,6 +89,7 @@ pub struct Capture {
     name: Option<String>,
     columns: Columns,
     key: Option<String>,
+    signature: Signature,
 }
 
 impl Capture {
@@ -139,6 +140,18 @@ impl Capture {
         self
     }
 
+    /// Who captures the table. Defaults to the application's name.
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.signature.by = who.into();
+        self
+    }
+
+    /// Why. Defaults to no reason.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.signature.reason = Some(reason.into());
+        self
+    }
+
     async fn install(self) -> Result<CapturedTable> {
         let Self {
             engine,
@@ -148,6 +161,7 @@ impl Capture {
             name,
             columns,
             key,
+            signature,
         } = self;
         let queue = queue?;
         let mut connection = engine.connector().connect().await?;
@@ -167,7 +181,10 @@ impl Capture {
             table
                 .refuse_lending(&mut connection, queue.as_ref(), &engine)
                 .await?;
-            table.install(&mut connection, &engine, &config).await
+            let entry = table.entry(AuditAction::Capture, signature, queue);
+            table
+                .install(&mut connection, &engine, &config, entry)
+                .await
         };
 
         let installed = installed.await;
@@ -200,6 +217,8 @@ impl PgmqEngine {
             name: None,
             columns: Columns::All,
             key: None,
+            // The engine knows no application: whoever does sets its name.
+            signature: Signature::new(&*self.place().role),
         }
     }
 

@@ -2,6 +2,9 @@
 
 use std::cmp::Ordering;
 
+use chrono::DateTime;
+use ezq_core::admin::RecordedAct;
+use ezq_core::engine::{AuditAction, AuditEntry, Signature};
 use ezq_core::message::QueueName;
 use ezq_core::{Error, Result};
 use serde_json::Value;
@@ -10,8 +13,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::name::{absent, resolved};
 use super::sql;
+use crate::admin::audit;
 use crate::engine::PgmqEngine;
-use crate::error;
+use crate::error::{self, missing};
+use crate::message::encoding::Encoding;
 use crate::schema::lock::{LOCK, LOCK_KEY};
 
 /// A table whose changes are captured.
@@ -68,8 +73,8 @@ impl<'a> Captures<'a> {
         Ok(found.into_iter().map(|found| found.captured).collect())
     }
 
-    /// Removes the triggers of a table and their function. Returns whether there were any. Stored
-    /// events stay.
+    /// Removes the triggers of a table and their function, when awaited. Returns whether there were any.
+    /// Stored events stay. It is signed by the database's role unless it is said who does it.
     ///
     /// # Errors
     /// - [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) when there is no such
@@ -78,23 +83,49 @@ impl<'a> Captures<'a> {
     ///   it is a member of, captured the table
     /// - [`ErrorKind::Transient`](ezq_core::ErrorKind::Transient) when the table was in use for
     ///   longer than three seconds
-    ///
-    /// # Cancel safety
-    /// All is removed or nothing.
-    pub async fn remove(&self, table: &str) -> Result<bool> {
-        let mut connection = self.engine.connector().connect().await?;
-        let removed = remove(&mut connection, table).await;
-        let _ = connection.close().await;
-        match removed {
-            Ok(Some(removed)) => Ok(removed),
-            Ok(None) => Err(absent(table)),
-            Err(failure) if error::is_name(&failure) => Err(absent(table).with_source(failure)),
-            Err(failure) => Err(failed(failure, self.engine)),
-        }
+    pub fn remove(&self, table: impl Into<String>) -> RecordedAct<'a, bool> {
+        let engine = self.engine;
+        let table = table.into();
+        let signature = Signature::new(&*engine.place().role);
+        let now = DateTime::UNIX_EPOCH;
+        let mut entry = AuditEntry::new(now, signature, AuditAction::EndCapture, None);
+        entry.subject = Some(table.clone());
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            let mut connection = engine.connector().connect().await?;
+            let removed = remove_from(&mut connection, engine, &table, &entry).await;
+            let _ = connection.close().await;
+            removed
+        })
     }
 }
 
-async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<bool>, sqlx::Error> {
+async fn remove_from(
+    connection: &mut PgConnection,
+    engine: &PgmqEngine,
+    table: &str,
+    entry: &AuditEntry,
+) -> Result<bool> {
+    let encoding = engine.encoding();
+    let mut removed = remove(connection, table, entry, encoding).await;
+    if removed.as_ref().is_err_and(missing::is_trail_behind) {
+        engine.ready_to_record().await?;
+        removed = remove(connection, table, entry, encoding).await;
+    }
+    match removed {
+        Ok(Some(removed)) => Ok(removed),
+        Ok(None) => Err(absent(table)),
+        Err(failure) if error::is_name(&failure) => Err(absent(table).with_source(failure)),
+        Err(failure) => Err(failed(failure, engine)),
+    }
+}
+
+/// Removes a capture and records it, if there is one.
+async fn remove(
+    connection: &mut PgConnection,
+    table: &str,
+    entry: &AuditEntry,
+    encoding: Encoding,
+) -> Result<Option<bool>, sqlx::Error> {
     let mut tx = connection.begin().await?;
     sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
     // Writers wait behind this statement while it waits for the table.
@@ -110,6 +141,9 @@ async fn remove(connection: &mut PgConnection, table: &str) -> Result<Option<boo
         sqlx::raw_sql(AssertSqlSafe(sql::drop(&found.function)))
             .execute(&mut *tx)
             .await?;
+    }
+    if !found.is_empty() {
+        audit::write(&mut tx, entry, encoding).await?;
     }
 
     // Listeners need not poll for its changes any more.

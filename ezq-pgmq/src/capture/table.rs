@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use chrono::DateTime;
+use ezq_core::engine::{AuditAction, AuditEntry, Signature};
 use ezq_core::event::Envelope;
 use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
@@ -12,7 +14,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use super::list::{CapturedTable, Comparison};
 use super::name::{absent, resolved};
 use super::{list, sql};
+use crate::admin::audit;
 use crate::engine::PgmqEngine;
+use crate::error::missing;
+use crate::message::encoding::Encoding;
 use crate::schema::lock::{LOCK, LOCK_KEY};
 use crate::sql::{PIN, quoted};
 use crate::wake::feeds;
@@ -219,6 +224,7 @@ impl Table {
         connection: &mut PgConnection,
         engine: &PgmqEngine,
         config: &Value,
+        entry: AuditEntry,
     ) -> Result<CapturedTable> {
         let found = list::of(connection, Some(self.oid)).await;
         let found = found.map_err(|failure| list::failed(failure, engine))?;
@@ -246,14 +252,31 @@ impl Table {
             Comparison::Absent | Comparison::Different | Comparison::Older => {}
         }
 
-        let found = self.replace(connection, config).await;
-        let found = found
+        let encoding = engine.encoding();
+        let mut replaced = self.replace(connection, config, &entry, encoding).await;
+        if replaced.as_ref().is_err_and(missing::is_trail_behind) {
+            engine.ready_to_record().await?;
+            replaced = self.replace(connection, config, &entry, encoding).await;
+        }
+        let found = replaced
             .map_err(|failure| list::failed(failure, engine))?
             .ok_or_else(gone)?;
         match found.compare(config) {
             Comparison::Current => Ok(found.captured),
             _ => Err(self.newer()),
         }
+    }
+
+    /// An entry of the audit trail about this table. The engine sets its time.
+    pub(super) fn entry(
+        &self,
+        action: AuditAction,
+        signature: Signature,
+        queue: Option<QueueName>,
+    ) -> AuditEntry {
+        let mut entry = AuditEntry::new(DateTime::UNIX_EPOCH, signature, action, queue);
+        entry.subject = Some(format!("{}.{}", self.schema, self.name));
+        entry
     }
 
     /// Leaves what an older ezq captured as it is, and tells what to run.
@@ -276,11 +299,13 @@ impl Table {
         })
     }
 
-    /// Installs function and triggers under ezq's lock, and drops functions whose tables are gone.
+    /// Installs function and triggers under ezq's lock, drops functions whose tables are gone, and records it.
     async fn replace(
         &self,
         connection: &mut PgConnection,
         config: &Value,
+        entry: &AuditEntry,
+        encoding: Encoding,
     ) -> Result<Option<list::InstalledCapture>, sqlx::Error> {
         let mut tx = connection.begin().await?;
         sqlx::query(LOCK).bind(LOCK_KEY).execute(&mut *tx).await?;
@@ -311,6 +336,7 @@ impl Table {
         }
 
         let found = list::of(&mut tx, Some(self.oid)).await?.pop();
+        audit::write(&mut tx, entry, encoding).await?;
         tx.commit().await?;
         Ok(found)
     }

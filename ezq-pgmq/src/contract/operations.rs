@@ -161,7 +161,8 @@ impl Operations for PgmqEngine {
         let encoding = self.encoding();
         let mut pace = operations::Pace::Whole;
         loop {
-            let stepped = call!(self.inner.connections.control, |connection| {
+            // A step writes the audit trail, which may be that of an older ezq.
+            let stepped = call_part!(self.inner, operations, |connection| {
                 operations::step(connection, id, pace, encoding)
             })?;
             match stepped {
@@ -251,12 +252,15 @@ impl PgmqEngine {
         signature: &Signature,
         turn: operations::Turn,
     ) -> Result<Operation> {
+        // A mistyped id makes no tables.
+        if self.find_operation(id).await?.is_none() {
+            return Err(Operation::missing(id));
+        }
         let encoding = self.encoding();
-        let turned = call!(self.inner.connections.control, |connection| {
+        let turned = call_part!(self.inner, operations, |connection| {
             operations::turn(connection, id, signature, turn, encoding)
         })?;
         match turned {
-            Err(failure) if missing::of_ezq(&failure).is_some() => Err(Operation::missing(id)),
             Err(failure) => Err(out_of_reach(failure, Part::Operations, self.place())),
             Ok(turned) => turned.ok_or_else(|| Operation::missing(id)),
         }

@@ -162,6 +162,20 @@ impl PgmqEngine {
             .await
     }
 
+    /// Makes sure of the audit trail, after an entry could not be written.
+    pub(crate) async fn ready_to_record(&self) -> Result<()> {
+        let inner = &self.inner;
+        let trail = &inner.tables.operations;
+        trail.forget();
+        trail
+            .ensure(
+                &inner.connections.control,
+                &inner.connections.connector,
+                inner.settings.manage_schema,
+            )
+            .await
+    }
+
     /// The state of cached plans of statements in the pool's transactions.
     pub(crate) fn plans(&self) -> &Plans {
         &self.inner.plans

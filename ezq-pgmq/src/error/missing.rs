@@ -11,6 +11,8 @@ use crate::error::codes::{code, is_permission};
 const TABLE: &str = "42P01";
 const FUNCTION: &str = "42883";
 const SCHEMA: &str = "3F000";
+const COLUMN: &str = "42703";
+const NOT_NULL: &str = "23502";
 
 /// A table does not exist, whoever asked for it.
 pub(crate) fn is_table(failure: &sqlx::Error) -> bool {
@@ -34,6 +36,14 @@ pub(crate) fn of_ezq(failure: &sqlx::Error) -> Option<&str> {
         TABLE | FUNCTION => names.find(|name| name.starts_with("ezq.")),
         SCHEMA => names.find(|name| *name == "ezq"),
         _ => None,
+    }
+}
+
+/// An entry of the audit trail could not be written, since the trail is absent or was made by an older ezq.
+pub(crate) fn is_trail_behind(failure: &sqlx::Error) -> bool {
+    match code(failure).as_deref() {
+        Some(COLUMN | NOT_NULL) => names(message(failure)).any(|name| name == "audit"),
+        _ => of_ezq(failure).is_some(),
     }
 }
 

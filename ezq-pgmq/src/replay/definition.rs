@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::Engine as _;
+use ezq_core::admin::recorded;
+use ezq_core::engine::{AuditAction, AuditEntry, Engine as _, Signature};
 use ezq_core::event::Pattern;
 use ezq_core::message::IntoQueueName;
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::Value;
+use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
 use super::failure::{failed, failed_on, gone};
@@ -21,6 +23,7 @@ use super::progress::ReplayProgress;
 use super::row::{ReplayRow, locked};
 use super::sql;
 use crate::engine::PgmqEngine;
+use crate::message::encoding;
 use crate::retention;
 use crate::sql::units::in_calendar;
 
@@ -43,6 +46,9 @@ type OnProgress = Box<dyn FnMut(&ReplayProgress) + Send>;
 /// processes may run it under one name; each does a part. Events that the archive's sweep removes
 /// before they are reached are lost. A copy may be handled more than once, as any event.
 ///
+/// Each run is recorded in the [audit trail](ezq_core::app::App::audit) before, and then how many events
+/// it stored.
+///
 /// # Errors
 /// What was done before an error stays done: run the replay again under its name.
 /// - [`ErrorKind::Configuration`] without a name, or when a replay of this name was begun with
@@ -61,6 +67,7 @@ pub struct Replay {
     options: Result<Options>,
     rate: Option<u32>,
     on_progress: Option<OnProgress>,
+    signature: Signature,
 }
 
 impl Replay {
@@ -134,6 +141,18 @@ impl Replay {
         self
     }
 
+    /// Who replays. Defaults to the application's name.
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.signature.by = who.into();
+        self
+    }
+
+    /// Why. Defaults to no reason.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.signature.reason = Some(reason.into());
+        self
+    }
+
     /// Counts the events that a run would replay now, without replaying them. For a replay that was
     /// begun, these are the remaining ones.
     ///
@@ -177,60 +196,107 @@ impl Replay {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    async fn run(mut self) -> Result<ReplayProgress> {
-        let options = self.options?;
-        let engine = self.engine;
-        if self.name.is_empty() {
+    async fn run(self) -> Result<ReplayProgress> {
+        let Self {
+            engine,
+            name,
+            options,
+            rate,
+            on_progress,
+            signature,
+        } = self;
+        let options = options?;
+        if name.is_empty() {
             let text = "a replay needs a name, under which it continues after an interruption";
             return Err(Error::new(ErrorKind::Configuration, text));
         }
 
-        engine.ready_to_replay().await?;
-        let mut connection = engine.connector().connect().await?;
-        let run = async {
-            // Before the target queue is created: a mistyped name must create none.
-            let counted =
-                sqlx::query_scalar::<_, bool>(sql::HAS_ARCHIVE).bind(options.queue.as_str());
-            let has_archive = counted.fetch_one(&mut connection).await;
-            if !has_archive.map_err(|failure| failed(failure, &engine))? {
-                return Err(retention::missing(&options.queue));
-            }
-
-            engine.ensure_queue(&options.target).await?;
-            loop {
-                let (is_finished, count) =
-                    step(&mut connection, &engine, &self.name, &options, self.rate).await?;
-                // A page may hold nothing that is selected.
-                if count > 0 {
-                    engine.announce(&options.target);
-                }
-
-                let told = list(&mut connection, Some(&self.name)).await;
-                let told = told.map_err(|failure| failed(failure, &engine))?.pop();
-                let told = told.ok_or_else(|| gone(&self.name))?;
-
-                if let Some(tell) = &mut self.on_progress {
-                    tell(&told);
-                }
-
-                if is_finished {
-                    return Ok(told);
-                }
-
-                if let Some(rate) = self.rate {
-                    let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    // The limit is for what is replayed, not for what is read.
-                    let pause = Duration::from_secs(1)
-                        .saturating_mul(count)
-                        .checked_div(rate);
-                    tokio::time::sleep(pause.unwrap_or_default()).await;
-                }
-            }
+        let queue = options.queue.clone();
+        let now = DateTime::UNIX_EPOCH;
+        let mut entry = AuditEntry::new(now, signature, AuditAction::Replay, queue);
+        entry.target = Some(options.target.clone());
+        entry.subject = Some(encoding::original(&name).into_owned());
+        let run = Run {
+            engine: &engine,
+            name: &name,
+            options: &options,
+            rate,
         };
+        let (progress, _) = recorded(&engine, entry, run.run(on_progress), |(_, count)| {
+            Some(*count)
+        })
+        .await?;
+        Ok(progress)
+    }
+}
 
-        let done = run.await;
+/// A replay whose definition is complete.
+struct Run<'a> {
+    engine: &'a PgmqEngine,
+    name: &'a str,
+    options: &'a Options,
+    rate: Option<u32>,
+}
+
+impl Run<'_> {
+    /// Runs it to its end. Returns how far it is, and how many events this run has stored.
+    async fn run(self, on_progress: Option<OnProgress>) -> Result<(ReplayProgress, u64)> {
+        self.engine.ready_to_replay().await?;
+        let mut connection = self.engine.connector().connect().await?;
+        let done = self.pages(&mut connection, on_progress).await;
         let _ = connection.close().await;
         done
+    }
+
+    async fn pages(
+        &self,
+        connection: &mut PgConnection,
+        mut on_progress: Option<OnProgress>,
+    ) -> Result<(ReplayProgress, u64)> {
+        let Self {
+            engine,
+            name,
+            options,
+            rate,
+        } = *self;
+        // Before the target queue is created: a mistyped name must create none.
+        let counted = sqlx::query_scalar::<_, bool>(sql::HAS_ARCHIVE).bind(options.queue.as_str());
+        let has_archive = counted.fetch_one(&mut *connection).await;
+        if !has_archive.map_err(|failure| failed(failure, engine))? {
+            return Err(retention::missing(&options.queue));
+        }
+
+        engine.ensure_queue(&options.target).await?;
+        let mut stored = 0;
+        loop {
+            let (is_finished, count) = step(&mut *connection, engine, name, options, rate).await?;
+            stored += count;
+            // A page may hold nothing that is selected.
+            if count > 0 {
+                engine.announce(&options.target);
+            }
+
+            let told = list(&mut *connection, Some(name)).await;
+            let told = told.map_err(|failure| failed(failure, engine))?.pop();
+            let told = told.ok_or_else(|| gone(name))?;
+
+            if let Some(tell) = &mut on_progress {
+                tell(&told);
+            }
+
+            if is_finished {
+                return Ok((told, stored));
+            }
+
+            if let Some(rate) = rate {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                // The limit is for what is replayed, not for what is read.
+                let pause = Duration::from_secs(1)
+                    .saturating_mul(count)
+                    .checked_div(rate);
+                tokio::time::sleep(pause.unwrap_or_default()).await;
+            }
+        }
     }
 }
 
@@ -278,6 +344,8 @@ impl PgmqEngine {
             options,
             rate: None,
             on_progress: None,
+            // The engine knows no application: whoever does sets its name.
+            signature: Signature::new(&*self.place().role),
         }
     }
 

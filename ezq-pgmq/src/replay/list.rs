@@ -1,6 +1,9 @@
 //! The replays of a database: listing and removing them.
 
+use chrono::DateTime;
 use ezq_core::Result;
+use ezq_core::admin::{RecordedAct, recorded};
+use ezq_core::engine::{AuditAction, AuditEntry, Signature};
 use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
@@ -37,24 +40,38 @@ impl<'a> Replays<'a> {
         found.map_err(|failure| failed(failure, self.engine))
     }
 
-    /// Removes the record of a replay, so that its name can be used again. Returns whether there
-    /// was one. The copies that it stored stay.
+    /// Removes the record of a replay when awaited, so that its name can be used again. Returns whether
+    /// there was one. The copies that it stored stay. It is signed by the database's role unless it is said
+    /// who does it.
     ///
     /// # Errors
     /// As for [`list`](Self::list).
-    pub async fn remove(&self, name: &str) -> Result<bool> {
-        if self.engine.is_absent("replays").await? {
-            return Ok(false);
-        }
-        self.engine.ready_to_replay().await?;
-        let mut connection = self.engine.connector().connect().await?;
-        let name = self.engine.encoding().name(name);
-        let removed = sqlx::query("DELETE FROM ezq.replays WHERE name = $1").bind(&*name);
-        let removed = removed.execute(&mut connection).await;
-        let _ = connection.close().await;
-        let removed = removed.map_err(|failure| failed(failure, self.engine))?;
-        Ok(removed.rows_affected() > 0)
+    pub fn remove(&self, name: impl Into<String>) -> RecordedAct<'a, bool> {
+        let engine = self.engine;
+        let name = name.into();
+        let signature = Signature::new(&*engine.place().role);
+        let now = DateTime::UNIX_EPOCH;
+        let mut entry = AuditEntry::new(now, signature, AuditAction::ForgetReplay, None);
+        entry.subject = Some(name.clone());
+        RecordedAct::new(Ok(entry), move |entry| async move {
+            if engine.is_absent("replays").await? {
+                return Ok(false);
+            }
+            let remove = forget(engine, &name);
+            recorded(engine, entry, remove, |removed| (!removed).then_some(0)).await
+        })
     }
+}
+
+async fn forget(engine: &PgmqEngine, name: &str) -> Result<bool> {
+    engine.ready_to_replay().await?;
+    let mut connection = engine.connector().connect().await?;
+    let name = engine.encoding().name(name);
+    let removed = sqlx::query("DELETE FROM ezq.replays WHERE name = $1").bind(&*name);
+    let removed = removed.execute(&mut connection).await;
+    let _ = connection.close().await;
+    let removed = removed.map_err(|failure| failed(failure, engine))?;
+    Ok(removed.rows_affected() > 0)
 }
 
 /// One replay, or all of them.

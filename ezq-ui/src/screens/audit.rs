@@ -176,8 +176,15 @@ fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String)
         let href = frame.to(&format!("/operations/{}", text::encoded(id)));
         return (format!("{which}{to}"), href);
     }
-    if let Some(schedule) = &entry.schedule {
-        return (format!("schedule {schedule}"), frame.to("/schedules"));
+    if let Some(thing) = entry.thing() {
+        let page = match entry.action {
+            _ if entry.schedule.is_some() => "/schedules",
+            AuditAction::Capture | AuditAction::EndCapture => "/captures",
+            AuditAction::Replay | AuditAction::ForgetReplay => "/replays",
+            AuditAction::Publish => return (thing, String::new()),
+            _ => "/subscriptions",
+        };
+        return (format!("{thing}{to}"), frame.to(page));
     }
     match (&entry.event, &entry.handler) {
         (Some(EventRef::Dead(id)), _) => {

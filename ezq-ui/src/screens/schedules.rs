@@ -130,7 +130,7 @@ pub(crate) async fn act(
             Done::Resumed
         }
         "run" => {
-            board.ask(schedules.run_now(&name)).await?;
+            board.ask(schedules.run_now(&name).by(by)).await?;
             Done::Fired
         }
         _ => return Err(Failure::missing("There is no such action.")),

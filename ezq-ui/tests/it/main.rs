@@ -3,6 +3,7 @@
 
 mod access;
 mod acting;
+mod audited;
 mod browser;
 mod counting;
 mod operations;

@@ -305,4 +305,17 @@ create table if not exists ezq.positions (
 );
 ",
     },
+    Migration {
+        version: 18,
+        name: "audit of subscriptions, captures and replays",
+        part: Part::Operations,
+        makes: &[],
+        sql: "\
+alter table ezq.audit add column if not exists application text;
+alter table ezq.audit add column if not exists subject text;
+create index if not exists audit_by on ezq.audit (by, id);
+create index if not exists audit_action on ezq.audit (action, id);
+create index if not exists audit_at on ezq.audit (at);
+",
+    },
 ];

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ezq_core::Result;
 use ezq_core::admin::{Cancel, CancelOutcome, DeadLetterFilter, EventRef};
 use ezq_core::engine::{AuditAction, Registration};
 use ezq_core::message::MessageId;
+use ezq_core::{ErrorKind, Result};
 use ezq_pgmq::{DropOutcome, DropQueue, PgmqConfig};
 
 use super::*;
@@ -205,4 +205,44 @@ async fn a_role_that_may_not_write_the_trail_is_told_what_to_run_and_changes_not
     assert_eq!(scalar::<i64>(&mut stage.own, kept).await, 2, "two pauses");
     let after = admin.audit().list().await.unwrap().entries.len();
     assert_eq!(after, before);
+}
+
+/// An older ezq began it, and its trail lacks what a newer one writes.
+#[tokio::test]
+async fn an_operation_that_an_older_ezq_began_is_ended_by_a_newer_one() {
+    let mut stage = Stage::new(1).await;
+    let events = stage.app.events(&stage.queue).unwrap();
+    let id = events
+        .all(EventState::Dead)
+        .redrive()
+        .start()
+        .await
+        .unwrap()
+        .id;
+    run(
+        &mut stage.own,
+        "ALTER TABLE ezq.audit DROP COLUMN schedule, DROP COLUMN application, DROP COLUMN subject,
+           ALTER COLUMN queue SET NOT NULL;
+         DROP INDEX ezq.audit_by, ezq.audit_action, ezq.audit_at;
+         DELETE FROM ezq.migrations WHERE version >= 16",
+    )
+    .await;
+
+    // Without leave to change the schema, the error says what to run, and nothing is done.
+    let config = PgmqConfig::url(&stage.url).unwrap().manage_schema(false);
+    let passive = application_of(PgmqEngine::connect(config).await.unwrap());
+    for failed in [
+        passive.operations().step(&id).await.unwrap_err(),
+        passive.operations().stop(&id).await.unwrap_err(),
+    ] {
+        assert_eq!(failed.kind(), ErrorKind::SchemaMissing);
+        let text = failed.to_string();
+        assert!(text.contains("audit of schedules"), "{text}");
+    }
+
+    let newer = application(&stage.url).await;
+    let ended = newer.operations().resume(&id).await.unwrap();
+    assert_eq!((ended.done, ended.is_running()), (1, false));
+    let newest = &newer.audit().list().await.unwrap().entries[0];
+    assert_eq!(newest.action, AuditAction::EndOperation);
 }
