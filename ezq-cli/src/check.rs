@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ezq::Ezq;
-use ezq::admin::{ConsumerInfo, QueueSummary};
+use ezq::admin::{ConsumerInfo, QueueList, QueueSummary, UnreadableQueue};
+use ezq::error::error_chain;
+use ezq::{ErrorKind, Ezq};
 use serde::Serialize;
 
 use crate::exposition;
@@ -52,7 +53,7 @@ enum Format {
 /// What was looked at, and what is wrong with it.
 #[derive(Debug)]
 struct Findings {
-    queues: Vec<QueueSummary>,
+    queues: QueueList,
     consumers: Vec<ConsumerInfo>,
     problems: Vec<Problem>,
 }
@@ -62,6 +63,7 @@ struct Findings {
 struct Problem {
     /// `null` for one of consumers.
     queue: Option<String>,
+    /// The option that set it; `readable` for a queue that could not be read.
     limit: &'static str,
     text: String,
 }
@@ -103,7 +105,8 @@ impl Check {
         let consumers = ezq.consumers().list().await?;
         ezq.close().await;
 
-        let mut problems: Vec<Problem> = queues.iter().flat_map(|one| self.problems(one)).collect();
+        let mut problems: Vec<Problem> = queues.unreadable.iter().map(unreadable).collect();
+        problems.extend(queues.queues.iter().flat_map(|one| self.problems(one)));
         problems.extend(self.gone(&consumers));
         Ok(Findings {
             queues,
@@ -112,16 +115,20 @@ impl Check {
         })
     }
 
-    async fn queues(&self, ezq: &Ezq) -> Result<Vec<QueueSummary>, Failure> {
+    async fn queues(&self, ezq: &Ezq) -> Result<QueueList, Failure> {
         // One call for all is cheaper than one for each.
         if self.queues.is_empty() {
             return Ok(ezq.queues().list().await?);
         }
 
-        let mut found = Vec::with_capacity(self.queues.len());
+        let mut found = QueueList::default();
         for name in &self.queues {
             let queue = names::queue(ezq, name).await?;
-            found.push(ezq.queues().get(&queue).await?);
+            match ezq.queues().get(&queue).await {
+                Ok(summary) => found.queues.push(summary),
+                Err(error) if error.kind() == ErrorKind::Connection => return Err(error.into()),
+                Err(error) => found.unreadable.push(UnreadableQueue::new(queue, error)),
+            }
         }
         Ok(found)
     }
@@ -165,19 +172,34 @@ impl Check {
     }
 }
 
+/// That a queue could not be read is a problem, whatever the limits.
+fn unreadable(one: &UnreadableQueue) -> Problem {
+    let queue = &one.queue;
+    let why = error_chain(&one.error);
+    Problem {
+        queue: Some(queue.to_string()),
+        limit: "readable",
+        text: format!("the queue `{queue}` cannot be read: {why}"),
+    }
+}
+
 impl Findings {
     fn print(&self, session: &Session, format: Format) -> Result<(), Failure> {
         let output = session.output;
         let is_ok = self.problems.is_empty();
         let lines: Vec<&str> = self.problems.iter().map(|one| &*one.text).collect();
-        let looked = text::counted(self.queues.len(), "queue");
+        let QueueList {
+            queues, unreadable, ..
+        } = &self.queues;
+        let count = queues.len().saturating_add(unreadable.len());
+        let looked = text::counted(count, "queue");
 
         match format {
             Format::Text if is_ok => output.note(format!("{looked} within limits")),
             Format::Text => output.data(&lines.join("\n"))?,
             Format::Json => output.lines(&[Answer {
                 is_ok,
-                queues: self.queues.len(),
+                queues: count,
                 consumers: self.consumers.len(),
                 problems: &self.problems,
             }])?,

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use ezq::admin::{ConsumerInfo, QueueSummary};
+use ezq::admin::{ConsumerInfo, QueueList, QueueSummary};
 
 type Value = fn(&QueueSummary) -> f64;
 
@@ -43,16 +43,26 @@ const METRICS: [(&str, &str, Value); 7] = [
     ),
 ];
 
-pub(crate) fn of(queues: &[QueueSummary], consumers: &[ConsumerInfo], is_ok: bool) -> String {
+pub(crate) fn of(found: &QueueList, consumers: &[ConsumerInfo], is_ok: bool) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     for (name, help, value) in METRICS {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for queue in queues {
+        // Of one that could not be read, nothing is known.
+        for queue in &found.queues {
             // The letters of a queue's name need no escape.
             let label = &queue.queue;
             let _ = writeln!(text, "{name}{{queue=\"{label}\"}} {}", value(queue));
         }
+    }
+
+    let name = "ezq_queue_unreadable";
+    let help = "Whether the queue is there and could not be read.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let read = found.queues.iter().map(|one| (&one.queue, 0));
+    let unread = found.unreadable.iter().map(|one| (&one.queue, 1));
+    for (queue, value) in read.chain(unread) {
+        let _ = writeln!(text, "{name}{{queue=\"{queue}\"}} {value}");
     }
 
     let gone = consumers.iter().filter(|one| one.is_gone).count();

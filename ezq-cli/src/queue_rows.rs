@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use ezq::admin::{Count, Pause, QueueSummary};
+use ezq::admin::{Count, Pause, QueueList, QueueSummary, UnreadableQueue};
+use ezq::error::error_chain;
 use serde::Serialize;
 
 use crate::output::Row;
@@ -13,17 +14,20 @@ use crate::text;
 #[derive(Serialize)]
 pub(crate) struct QueueRow<'a> {
     pub(crate) queue: &'a str,
-    at: DateTime<Utc>,
-    ready: u64,
-    leased: u64,
-    retrying: u64,
-    scheduled: u64,
-    dead: u64,
+    /// `null`, as the counts are, if the queue could not be read.
+    at: Option<DateTime<Utc>>,
+    ready: Option<u64>,
+    leased: Option<u64>,
+    retrying: Option<u64>,
+    scheduled: Option<u64>,
+    dead: Option<u64>,
     /// The counts that stopped, because there are more.
     capped: Vec<&'static str>,
     oldest_claimable_seconds: Option<f64>,
     is_paused: bool,
     pub(crate) pauses: Vec<PauseRow<'a>>,
+    /// Why the queue could not be read.
+    unreadable: Option<String>,
     #[serde(skip)]
     shown: [String; 5],
 }
@@ -49,18 +53,45 @@ impl<'a> QueueRow<'a> {
 
         Self {
             queue: found.queue.as_str(),
-            at: found.at,
-            ready: found.ready.value,
-            leased: found.leased.value,
-            retrying: found.retrying.value,
-            scheduled: found.scheduled.value,
-            dead: found.dead.value,
+            at: Some(found.at),
+            ready: Some(found.ready.value),
+            leased: Some(found.leased.value),
+            retrying: Some(found.retrying.value),
+            scheduled: Some(found.scheduled.value),
+            dead: Some(found.dead.value),
             capped: capped.map(|(name, _)| *name).collect(),
             oldest_claimable_seconds: found.oldest_claimable.map(|age| age.as_secs_f64()),
             is_paused: found.is_paused(),
             pauses: found.pauses.iter().map(PauseRow::of).collect(),
+            unreadable: None,
             shown: counts.map(|(_, count)| count.to_string()),
         }
+    }
+
+    /// A queue that could not be read.
+    pub(crate) fn unreadable(found: &'a UnreadableQueue) -> Self {
+        Self {
+            queue: found.queue.as_str(),
+            at: None,
+            ready: None,
+            leased: None,
+            retrying: None,
+            scheduled: None,
+            dead: None,
+            capped: Vec::new(),
+            oldest_claimable_seconds: None,
+            is_paused: false,
+            pauses: Vec::new(),
+            unreadable: Some(error_chain(&found.error)),
+            shown: std::array::from_fn(|_| "?".to_owned()),
+        }
+    }
+
+    /// All queues, those that could not be read last.
+    pub(crate) fn all(found: &'a QueueList) -> Vec<Self> {
+        let read = found.queues.iter().map(Self::of);
+        read.chain(found.unreadable.iter().map(Self::unreadable))
+            .collect()
     }
 
     pub(crate) fn oldest(&self) -> String {
@@ -69,6 +100,9 @@ impl<'a> QueueRow<'a> {
     }
 
     fn state(&self) -> String {
+        if let Some(why) = &self.unreadable {
+            return format!("unreadable: {}", text::shortened(why));
+        }
         // A pause of the whole queue says all there is to say of its handlers.
         let handlers: Vec<&str> = self
             .pauses

@@ -121,7 +121,7 @@ async fn list(session: &Session, rates: Option<Duration>) -> Result<(), Failure>
     // Before anything is printed: a pager that stands still must not hold connections.
     ezq.close().await;
 
-    let rows: Vec<QueueRow<'_>> = found.iter().map(QueueRow::of).collect();
+    let rows = QueueRow::all(&found);
     let hint = "no queues: `ezq queue create NAME` creates one";
     session.output.list(&rows, hint)
 }

@@ -16,13 +16,20 @@ pub(crate) async fn list(ezq: Ezq, over: Duration, output: Output) -> Result<(),
     let found = ezq.queues().list().await?;
     ezq.close().await;
 
-    let rows: Vec<RatedRow<'_>> = found
+    let mut rows: Vec<RatedRow<'_>> = found
+        .queues
         .iter()
         .map(|summary| {
-            let earlier = before.iter().find(|earlier| earlier.queue == summary.queue);
+            let mut earlier = before.queues.iter();
+            let earlier = earlier.find(|earlier| earlier.queue == summary.queue);
             RatedRow::of(summary, earlier)
         })
         .collect();
+    rows.extend(found.unreadable.iter().map(|one| RatedRow {
+        row: QueueRow::unreadable(one),
+        stored_per_second: None,
+        removed_per_second: None,
+    }));
     output.list(&rows, "no queues: `ezq queue create NAME` creates one")
 }
 

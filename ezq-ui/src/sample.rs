@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ezq::admin::{ConsumerInfo, EventCopy, EventState, QueueRates, QueueSummary};
+use ezq::admin::{ConsumerInfo, EventCopy, EventState, QueueRates, QueueSummary, UnreadableQueue};
 use ezq::error::error_chain;
 use ezq::message::{HandlerName, HandlerState};
 use ezq::{Error, ErrorKind, Ezq, QueueName, Result};
@@ -27,8 +27,10 @@ const EVENTS: usize = 50;
 
 /// After so long a sample is given up as a whole. Each question of it has the limit of a question.
 pub(crate) const ROUND: Duration = Duration::from_secs(12);
-/// How many queues are asked for at a time where they cannot be read together.
+/// How many queues are looked into for failing handlers at a time.
 const AT_ONCE: usize = 4;
+/// The limit for the list of queues: a lock on one of them is waited for.
+const LISTED: Duration = Duration::from_secs(5);
 
 /// All figures at one time.
 #[derive(Debug)]
@@ -47,6 +49,15 @@ pub(crate) struct Sample {
 pub(crate) struct Unread {
     pub(crate) queue: QueueName,
     pub(crate) why: String,
+}
+
+impl Unread {
+    fn of(found: &UnreadableQueue) -> Self {
+        Self {
+            queue: found.queue.clone(),
+            why: error_chain(&found.error),
+        }
+    }
 }
 
 /// A queue and its last five minutes.
@@ -102,8 +113,12 @@ pub(crate) struct Trails {
 impl Trails {
     /// Reads a sample, and remembers it for the trails of later ones.
     pub(crate) async fn sample(&self, ezq: &Ezq) -> Result<Sample> {
-        let (summaries, consumers) = join(summaries(ezq), limited(ezq.consumers().list())).await;
-        let Summaries { read, unread } = summaries?;
+        let queues = ezq.queues();
+        let queues = timeout(LISTED, queues.list());
+        let (listed, consumers) = join(queues, limited(ezq.consumers().list())).await;
+        let listed = listed.unwrap_or_else(|_| Err(no_answer(LISTED)))?;
+        let read = listed.queues;
+        let unread: Vec<Unread> = listed.unreadable.iter().map(Unread::of).collect();
         let mut trouble = None;
         let consumers = consumers.unwrap_or_else(|failure| {
             trouble = Some(format!("the consumers: {}", error_chain(&failure)));
@@ -175,62 +190,17 @@ impl Trails {
     }
 }
 
-/// What the queues hold, as far as they can be read.
-#[derive(Default)]
-struct Summaries {
-    read: Vec<QueueSummary>,
-    unread: Vec<Unread>,
-}
-
-async fn summaries(ezq: &Ezq) -> Result<Summaries> {
-    let queues = ezq.queues();
-    let failure = match limited(queues.list()).await {
-        Ok(read) => {
-            return Ok(Summaries {
-                read,
-                ..Summaries::default()
-            });
-        }
-        Err(failure) => failure,
-    };
-    // The server is away, so no queue would answer.
-    if failure.kind() == ErrorKind::Connection {
-        return Err(failure);
-    }
-
-    // One that is locked, or that the role may not read, hides no other.
-    let names = limited(queues.names()).await?;
-    let each = iter(names).map(|queue| async move {
-        let answer = limited(queues.get(&queue)).await;
-        (queue, answer)
-    });
-    let mut answers = each.buffer_unordered(AT_ONCE);
-    let mut all = Summaries::default();
-    while let Some((queue, answer)) = answers.next().await {
-        match answer {
-            Ok(summary) => all.read.push(summary),
-            // It was dropped meanwhile.
-            Err(failure) if failure.kind() == ErrorKind::QueueMissing => {}
-            Err(failure) => all.unread.push(Unread {
-                queue,
-                why: error_chain(&failure),
-            }),
-        }
-    }
-    all.read.sort_by(|a, b| a.queue.cmp(&b.queue));
-    all.unread.sort_by(|a, b| a.queue.cmp(&b.queue));
-    Ok(all)
-}
-
 /// The answer to one question, within the limit of one.
 async fn limited<T>(question: impl IntoFuture<Output = Result<T>>) -> Result<T> {
     match timeout(LIMIT, question).await {
         Ok(answer) => answer,
-        Err(_) => {
-            let text = format!("no answer within {LIMIT:?}");
-            Err(Error::new(ErrorKind::Transient, text))
-        }
+        Err(_) => Err(no_answer(LIMIT)),
     }
+}
+
+fn no_answer(limit: Duration) -> Error {
+    let text = format!("no answer within {limit:?}");
+    Error::new(ErrorKind::Transient, text)
 }
 
 /// The handlers that have failed, of the first events that wait for another attempt.

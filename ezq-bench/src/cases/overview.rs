@@ -106,7 +106,7 @@ async fn look(ezq: &Ezq, queue: &QueueName, events: usize, list: &str) -> Result
 }
 
 async fn check_queues(ezq: &Ezq, queue: &QueueName, events: usize) -> Result<()> {
-    let list = ezq.queues().list().await?;
+    let list = ezq.queues().list().await?.queues;
     let ours = list.iter().find(|one| one.queue == *queue);
     let ready = ours.map(|one| one.ready).unwrap_or_default();
     let due = (events - 3 * (events / 10)) as u64;

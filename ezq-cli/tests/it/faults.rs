@@ -280,3 +280,92 @@ async fn schemas(admin: &mut PgConnection) -> i64 {
         .await
         .unwrap()
 }
+
+#[ezq::test]
+async fn a_queue_that_cannot_be_read_is_named_and_hides_no_other(database: TestDatabase) {
+    let owner = publisher(&database).await;
+    for queue in ["orders", "mail", "secret", "stock"] {
+        create(&owner, queue).await;
+        publish(&owner, queue, "order.paid", "1").await;
+    }
+    // Makes the tables of pauses.
+    owner.queues().pause("stock").await.unwrap();
+    owner.queues().resume("stock").await.unwrap();
+    let role = format!("watcher_{}", std::process::id());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq, ezq TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgmq, ezq TO {role};
+         REVOKE SELECT ON pgmq.q_secret FROM {role}"
+    )))
+    .execute(owner.pool())
+    .await
+    .unwrap();
+    let url = database.url().replacen("postgres@", &format!("{role}@"), 1);
+    assert!(url.contains(&role), "{url}");
+    let mut holder = owner.pool().begin().await.unwrap();
+    let lock = "LOCK TABLE pgmq.q_orders, pgmq.q_mail IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut *holder).await.unwrap();
+
+    for arguments in [
+        &["queue", "list", "--json"][..],
+        &["queue", "list", "--rates", "10ms", "--json"],
+    ] {
+        let listed = ezq(&url, arguments).objects();
+        let why = |queue: &str| {
+            let row = listed.iter().find(|row| row["queue"] == queue).unwrap();
+            (
+                row["ready"].as_u64(),
+                row["unreadable"].as_str().unwrap_or_default().to_owned(),
+            )
+        };
+        assert_eq!(why("stock"), (Some(1), String::new()));
+        for queue in ["orders", "mail"] {
+            let (ready, text) = why(queue);
+            assert!(ready.is_none() && text.contains("lock"), "{queue}: {text}");
+        }
+        let (ready, text) = why("secret");
+        assert!(ready.is_none() && text.contains(&role), "{text}");
+    }
+    let listed = ezq(&url, &["queue", "list"]);
+    assert!(listed.stdout.contains("unreadable: "), "{listed:?}");
+    assert_eq!(listed.code, 0);
+
+    let checked = ezq(&url, &["check", "--max-ready", "0"]);
+    assert_eq!(checked.code, 1, "{checked:?}");
+    for text in [
+        "the queue `orders` cannot be read: ",
+        "the queue `secret` cannot be read: ",
+        "the queue `stock`: 1 ready",
+    ] {
+        assert!(checked.stdout.contains(text), "{text}: {checked:?}");
+    }
+    let one = ezq(&url, &["check", "--queue", "stock"]);
+    one.is(0, "", "1 queue within limits\n");
+    let nagios = ezq(&url, &["check", "--queue", "mail", "--format", "nagios"]);
+    assert_eq!(nagios.code, 2, "{nagios:?}");
+    let metrics = ezq(&url, &["check", "--format", "prometheus"]);
+    assert!(
+        metrics
+            .stdout
+            .contains("ezq_queue_unreadable{queue=\"orders\"} 1"),
+        "{metrics:?}"
+    );
+    assert!(
+        metrics
+            .stdout
+            .contains("ezq_queue_unreadable{queue=\"stock\"} 0"),
+        "{metrics:?}"
+    );
+    assert!(
+        !metrics.stdout.contains("ezq_queue_ready{queue=\"orders\"}"),
+        "{metrics:?}"
+    );
+
+    let doctor = ezq(&url, &["doctor", "--check", "consumers", "--json"]).stdout;
+    assert!(doctor.contains("another session has locked it"), "{doctor}");
+    assert!(doctor.contains("\"queue\":\"stock\""), "{doctor}");
+    holder.rollback().await.unwrap();
+    let listed = ezq(&url, &["queue", "list", "--json"]).objects();
+    let unread = listed.iter().filter(|row| row["unreadable"].is_string());
+    assert_eq!(unread.count(), 1, "{listed:?}");
+}

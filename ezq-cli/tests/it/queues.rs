@@ -44,7 +44,7 @@ orders    1      0       0         0          1     -       paused
     let expected = json!({
         "queue": "orders", "at": null, "ready": 1, "leased": 0, "retrying": 0, "scheduled": 0,
         "dead": 1, "capped": [], "oldest_claimable_seconds": null, "is_paused": true,
-        "pauses": [pause],
+        "pauses": [pause], "unreadable": null,
     });
     assert_eq!(orders, expected);
 }
@@ -169,4 +169,46 @@ async fn the_rates_of_queues_are_those_between_two_looks(database: TestDatabase)
     );
     assert_eq!(listed["removed_per_second"], json!(0.0), "{listed}");
     ezq(&url, &["queue", "list", "--rates", "soon"]).fails(2, "use a whole number and a unit");
+}
+
+#[ezq::test]
+async fn every_command_on_a_queue_suggests_the_one_that_was_meant(database: TestDatabase) {
+    let url = database.url();
+    create(&publisher(&database).await, "orders").await;
+    let commands: [&[&str]; 22] = [
+        &["queue", "show", "ordres"],
+        &["queue", "pause", "ordres"],
+        &["queue", "resume", "ordres"],
+        &["queue", "drain", "ordres"],
+        &["queue", "drop", "ordres", "--yes"],
+        &["queue", "purge", "ordres", "--yes"],
+        &[
+            "event", "publish", "--queue", "ordres", "--type", "t", "--data", "1",
+        ],
+        &["event", "list", "ordres"],
+        &["event", "tail", "ordres"],
+        &["event", "cancel", "ordres", "1"],
+        &["event", "discard", "ordres", "1", "--yes"],
+        &["event", "retry", "ordres", "1"],
+        &["event", "move", "orders", "1", "--to", "ordres"],
+        &["dlq", "list", "ordres"],
+        &["dlq", "show", "ordres", "1"],
+        &["dlq", "redrive", "ordres", "1"],
+        &["dlq", "discard", "ordres", "--all", "--yes"],
+        &["dlq", "export", "ordres"],
+        &["errors", "ordres"],
+        &["audit", "list", "--queue", "ordres"],
+        &["subscription", "add", "ordres", "order.*", "--app", "shop"],
+        &["replay", "start", "again", "--queue", "ordres", "--all"],
+    ];
+    for arguments in commands {
+        let ran = ezq(&url, arguments);
+        assert!(
+            ran.stderr.contains("is it `orders`?"),
+            "{arguments:?}: {ran:?}"
+        );
+        assert_eq!(ran.code, 3, "{arguments:?}: {ran:?}");
+    }
+    ezq(&url, &["check", "--queue", "ordres"]).fails(3, "is it `orders`?");
+    ezq(&url, &["event", "types", "--queue", "ordres"]).fails(3, "is it `orders`?");
 }

@@ -93,4 +93,4 @@ pub use queues::{PauseRequest, Queues, ResumeRequest};
 pub use recorded::{RecordedAct, recorded};
 pub use schedules::{ScheduleStatus, Schedules};
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
-pub use summary::{COUNT_CAP, QueueRates, QueueSummary};
+pub use summary::{COUNT_CAP, QueueList, QueueRates, QueueSummary, UnreadableQueue};

@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::admin::summary::{COUNT_CAP, QueueSummary};
+use crate::admin::summary::{COUNT_CAP, QueueList, QueueSummary, UnreadableQueue};
 use crate::engine::{Engine, Pause, PauseTarget, Pauses};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::{IntoQueueName, QueueName};
@@ -84,7 +84,8 @@ impl<'a> Queues<'a> {
     }
 
     /// What every queue holds, sorted by name: those of [`names`](Self::names). The counts stop at
-    /// 10,000, so this is as quick with millions of events as with a few.
+    /// 10,000, so this is as quick with millions of events as with a few. A queue that cannot be read is
+    /// named by itself, and hides no other.
     ///
     /// ```
     /// # use ezq_core::event::Event;
@@ -96,7 +97,7 @@ impl<'a> Queues<'a> {
     /// # async fn main() -> ezq_core::Result<()> {
     /// # let app = TestApp::new(|app| app)?;
     /// app.publish(&Paid { order: 7 }).await?;
-    /// for queue in app.queues().list().await? {
+    /// for queue in app.queues().list().await?.queues {
     ///     println!("{}: {} ready, {} dead", queue.queue, queue.ready, queue.dead);
     /// #   assert_eq!((queue.queue.as_str(), queue.ready.value), ("orders", 1));
     /// }
@@ -104,19 +105,23 @@ impl<'a> Queues<'a> {
     /// ```
     ///
     /// # Errors
-    /// When an engine could not be asked.
-    pub async fn list(&self) -> Result<Vec<QueueSummary>> {
+    /// When an engine could not be asked at all.
+    pub async fn list(&self) -> Result<QueueList> {
         let engines = &self.inner.services.engines;
         let names = self.names().await?;
-        let mut all = Vec::with_capacity(names.len());
+        let mut all = QueueList::default();
         for engine in engines.all() {
             let own = names
                 .iter()
                 .filter(|queue| Arc::ptr_eq(engines.of(queue), engine));
             let own: Vec<QueueName> = own.cloned().collect();
-            all.extend(summaries(&**engine, &own).await?);
+            // An engine that does not answer at all fails the list: its queues would look as if gone.
+            let found = summaries(&**engine, &own).await?;
+            all.queues.extend(found.queues);
+            all.unreadable.extend(found.unreadable);
         }
-        all.sort_by(|a, b| a.queue.cmp(&b.queue));
+        all.queues.sort_by(|a, b| a.queue.cmp(&b.queue));
+        all.unreadable.sort_by(|a, b| a.queue.cmp(&b.queue));
         Ok(all)
     }
 
@@ -140,7 +145,10 @@ impl<'a> Queues<'a> {
         }
 
         let mut found = summaries(&**engine, std::slice::from_ref(&queue)).await?;
-        match found.pop() {
+        if let Some(unreadable) = found.unreadable.pop() {
+            return Err(unreadable.error);
+        }
+        match found.queues.pop() {
             Some(summary) => Ok(summary),
             None => {
                 let text = format!("there is no queue `{queue}`");
@@ -353,9 +361,10 @@ impl std::fmt::Debug for ResumeRequest<'_> {
 }
 
 /// What some queues of an engine hold. One that was dropped meanwhile is left out.
-async fn summaries(engine: &dyn Engine, queues: &[QueueName]) -> Result<Vec<QueueSummary>> {
+async fn summaries(engine: &dyn Engine, queues: &[QueueName]) -> Result<QueueList> {
+    let mut all = QueueList::default();
     let Some(overview) = engine.overview().filter(|_| !queues.is_empty()) else {
-        return Ok(Vec::new());
+        return Ok(all);
     };
     let counts = overview.counts(queues, COUNT_CAP).await?;
     let pauses = match engine.pauses() {
@@ -363,15 +372,20 @@ async fn summaries(engine: &dyn Engine, queues: &[QueueName]) -> Result<Vec<Queu
         None => Vec::new(),
     };
 
-    let found = queues.iter().zip(counts).filter_map(|(queue, counts)| {
-        let own = pauses.iter().filter(|pause| pause.target.queue == *queue);
-        Some(QueueSummary::new(
-            queue.clone(),
-            counts?,
-            own.cloned().collect(),
-        ))
-    });
-    Ok(found.collect())
+    for (queue, counts) in queues.iter().zip(counts) {
+        let queue = queue.clone();
+        match counts {
+            Ok(Some(counts)) => {
+                let own = pauses.iter().filter(|pause| pause.target.queue == queue);
+                let own = own.cloned().collect();
+                all.queues.push(QueueSummary::new(queue, counts, own));
+            }
+            // It was dropped since the names were read.
+            Ok(None) => {}
+            Err(error) => all.unreadable.push(UnreadableQueue { queue, error }),
+        }
+    }
+    Ok(all)
 }
 
 impl Shared {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::engine::{Count, Pause, QueueCounts, QueueTotals};
+use crate::error::Error;
 use crate::message::queue_name::QueueName;
 
 /// What one queue holds. Get it by [`Queues::list`](crate::admin::Queues::list) or
@@ -34,6 +35,35 @@ pub struct QueueSummary {
     /// Its pauses, and those of its handlers.
     pub pauses: Vec<Pause>,
     totals: Option<QueueTotals>,
+}
+
+/// What every queue holds, as far as it can be read. Get it by
+/// [`Queues::list`](crate::admin::Queues::list).
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct QueueList {
+    /// The queues that were read, sorted by name.
+    pub queues: Vec<QueueSummary>,
+    /// The queues that are there and could not be read, sorted by name.
+    pub unreadable: Vec<UnreadableQueue>,
+}
+
+/// A queue that could not be read: somebody has locked it, or the role lacks a right.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct UnreadableQueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// Why it could not be read.
+    pub error: Error,
+}
+
+impl UnreadableQueue {
+    /// A queue, and why it could not be read.
+    #[must_use]
+    pub fn new(queue: QueueName, error: Error) -> Self {
+        Self { queue, error }
+    }
 }
 
 /// How far a number is counted.

@@ -129,12 +129,17 @@ pub trait QueueOverview: Send + Sync {
     /// When the store could not be read.
     async fn queues(&self) -> Result<Vec<QueueName>>;
 
-    /// Counts what queues hold, each number up to `cap`; `None` for a queue that does not exist. The
-    /// cost is bounded by the cap, not by what the queues hold.
+    /// Counts what queues hold, each number up to `cap`, and answers for each queue by itself: `None` if it
+    /// does not exist, and an error if it cannot be read, such as one that somebody has locked. The cost is
+    /// bounded by the cap, not by what the queues hold.
     ///
     /// # Errors
-    /// When the store could not be read.
-    async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>>;
+    /// When the store could not be asked at all.
+    async fn counts(
+        &self,
+        queues: &[QueueName],
+        cap: u64,
+    ) -> Result<Vec<Result<Option<QueueCounts>>>>;
 
     /// For how long the oldest snapshot or prepared transaction of the store has been held, as far as
     /// the role may see; `None` if there is none, or if the store has no such thing. While it lasts,

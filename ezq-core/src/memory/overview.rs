@@ -18,12 +18,16 @@ impl QueueOverview for MemoryEngine {
         Ok(self.store().queue_names())
     }
 
-    async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>> {
+    async fn counts(
+        &self,
+        queues: &[QueueName],
+        cap: u64,
+    ) -> Result<Vec<Result<Option<QueueCounts>>>> {
         let mut store = self.store();
         let now = self.shared.clock.now();
         let counts = queues
             .iter()
-            .map(|queue| store.queue(queue).ok().map(|queue| queue.counts(cap, now)));
+            .map(|queue| Ok(store.queue(queue).ok().map(|queue| queue.counts(cap, now))));
         Ok(counts.collect())
     }
 

@@ -4,6 +4,7 @@
 //! a process that lost its connection may have been replaced. Processes that do not sample show zeros,
 //! so sums and maxima over all processes are what the one has sampled.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +40,11 @@ impl Shared {
         };
 
         let mut elected = None;
+        let mut unread = BTreeSet::new();
         let mut is_failing = false;
         loop {
             let sampled = self
-                .sample(engine, overview, &mut elected, &mut gauges)
+                .sample(engine, overview, &mut elected, (&mut gauges, &mut unread))
                 .await;
             if let Err(error) = &sampled {
                 elected = None;
@@ -68,7 +70,7 @@ impl Shared {
         engine: &Arc<dyn Engine>,
         overview: &dyn QueueOverview,
         elected: &mut Option<Box<dyn Sampler>>,
-        gauges: &mut SampledGauges,
+        (gauges, unread): (&mut SampledGauges, &mut BTreeSet<QueueName>),
     ) -> Result<()> {
         match elected {
             Some(sampler) => sampler.confirm().await?,
@@ -90,21 +92,33 @@ impl Shared {
         };
 
         let counts = overview.counts(&queues, CAP).await?;
-        let counted: Vec<(QueueName, QueueCounts)> = queues
-            .into_iter()
-            .zip(counts)
-            .filter_map(|(queue, counts)| Some((queue, counts?)))
-            .map(|(queue, mut counts)| {
-                // What is paused cannot be handled.
-                if paused.contains(&queue) {
-                    counts.oldest_ready = None;
+        let mut counted: Vec<(QueueName, QueueCounts)> = Vec::with_capacity(queues.len());
+        let mut unread_now = BTreeSet::new();
+        for (queue, counts) in queues.into_iter().zip(counts) {
+            match counts {
+                Ok(Some(mut counts)) => {
+                    // What is paused cannot be handled.
+                    if paused.contains(&queue) {
+                        counts.oldest_ready = None;
+                    }
+                    counted.push((queue, counts));
                 }
-                (queue, counts)
-            })
-            .collect();
+                // It was dropped since it was listed.
+                Ok(None) => {}
+                Err(error) => {
+                    // A lock may last for many samples: only the first is logged.
+                    if !unread.contains(&queue) {
+                        let error = error_chain(&error);
+                        warn!(%queue, error, "the queue cannot be read: its gauges stay as they are");
+                    }
+                    unread_now.insert(queue);
+                }
+            }
+        }
+        *unread = unread_now;
         let snapshot = overview.oldest_snapshot().await?;
 
-        gauges.set(&counted, snapshot);
+        gauges.set(&counted, unread, snapshot);
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ async fn queues_are_listed_with_what_they_hold_and_the_age_of_what_can_be_handle
         .unwrap();
     app.queues().pause("mail").await.unwrap();
 
-    let list = app.queues().list().await.unwrap();
+    let list = app.queues().list().await.unwrap().queues;
     let seen: Vec<_> = list
         .iter()
         .map(|one| (one.queue.as_str(), one.ready.value, one.scheduled.value))
@@ -139,6 +139,6 @@ async fn queues_of_named_engines_are_listed_with_the_others() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(names, ["orders", "reports"]);
-    let list = app.queues().list().await.unwrap();
+    let list = app.queues().list().await.unwrap().queues;
     assert_eq!(list.iter().map(|one| one.ready.value).sum::<u64>(), 3);
 }

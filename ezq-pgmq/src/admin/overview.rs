@@ -58,6 +58,19 @@ pub(crate) async fn existing(
     Ok(found.into_iter().collect())
 }
 
+/// The tables of queues that nobody can read, since a session has locked them or waits to.
+pub(crate) async fn locked(connection: &mut PgConnection) -> Result<HashSet<String>, sqlx::Error> {
+    let statement = "
+        SELECT c.relname::text FROM pg_catalog.pg_locks l
+        JOIN pg_catalog.pg_class c ON c.oid = l.relation
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+          AND c.relnamespace = to_regnamespace('pgmq')
+          AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                            WHERE d.datname = current_database())";
+    let names: Vec<String> = sqlx::query_scalar(statement).fetch_all(connection).await?;
+    Ok(names.into_iter().collect())
+}
+
 /// Counts what a queue holds.
 pub(crate) async fn counts(
     connection: &mut PgConnection,

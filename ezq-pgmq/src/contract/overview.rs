@@ -1,11 +1,12 @@
 //! The overview of queues, on the connection for rare calls.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ezq_core::Result;
 use ezq_core::engine::{QueueCounts, QueueOverview, Sampler};
 use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 
 use super::seat::Seat;
 use crate::admin::overview;
@@ -22,26 +23,45 @@ impl QueueOverview for PgmqEngine {
         .map_err(|failure| error::of(failure, self.place()))
     }
 
-    async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>> {
+    async fn counts(
+        &self,
+        queues: &[QueueName],
+        cap: u64,
+    ) -> Result<Vec<Result<Option<QueueCounts>>>> {
         let control = &self.inner.connections.control;
         let existing = call!(control, |connection| overview::existing(connection, queues))?
             .map_err(|failure| error::of(failure, self.place()))?;
 
         // Others get the connection between two queues.
         let mut all = Vec::with_capacity(queues.len());
+        let mut locked: Option<HashSet<String>> = None;
         for queue in queues {
             let Some(has_dead) = existing.get(queue.as_str()).copied() else {
-                all.push(None);
+                all.push(Ok(None));
                 continue;
             };
+            if locked
+                .as_ref()
+                .is_some_and(|locked| is_among(locked, queue))
+            {
+                all.push(Err(held(queue)));
+                continue;
+            }
+
             let counted = call!(control, |connection| overview::counts(
                 connection, queue, has_dead, cap
             ))?;
             all.push(match counted {
-                Ok(counts) => Some(counts),
+                Ok(counts) => Ok(Some(counts)),
                 // It was dropped meanwhile.
-                Err(failure) if missing::of_pgmq(&failure).is_some() => None,
-                Err(failure) => return Err(self.failed(failure, queue)),
+                Err(failure) if missing::of_pgmq(&failure).is_some() => Ok(None),
+                Err(failure) => {
+                    // Each lock is waited for up to a second: the other locked ones are not tried.
+                    if error::is_locked(&failure) && locked.is_none() {
+                        locked = Some(self.locked_tables().await?);
+                    }
+                    Err(self.failed(failure, queue))
+                }
             });
         }
         Ok(all)
@@ -58,4 +78,24 @@ impl QueueOverview for PgmqEngine {
         let seat = Seat::take(self, overview::take_seat()).await?;
         Ok(seat.map(|seat| Box::new(seat) as Box<dyn Sampler>))
     }
+}
+
+impl PgmqEngine {
+    async fn locked_tables(&self) -> Result<HashSet<String>> {
+        call!(self.inner.connections.control, |connection| {
+            overview::locked(connection)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+}
+
+/// Whether the table of a queue, or that of its dead letters, is one of these.
+fn is_among(tables: &HashSet<String>, queue: &QueueName) -> bool {
+    let dead = format!("q_{}", queue.dead_letters());
+    tables.contains(&format!("q_{queue}")) || tables.contains(&dead)
+}
+
+fn held(queue: &QueueName) -> Error {
+    let text = format!("another session has locked the table of the queue `{queue}`");
+    Error::new(ErrorKind::Transient, text)
 }

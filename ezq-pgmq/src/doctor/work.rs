@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use super::found::{Found, counted, span};
 use super::session::{Facts, Sight, sight};
 use crate::admin::{overview, presence};
+use crate::error::{self, missing};
 use crate::sql::{dead_table, quoted};
 
 /// A consumer that has given no sign of life for so long is gone, as `ezq_core::admin::GONE_AFTER`.
@@ -61,7 +62,11 @@ async fn unconsumed(
         ),
         None => "none was seen since yesterday".to_owned(),
     };
-    let (severity, waiting) = match waiting(connection, queue).await? {
+    let waiting = match waiting(connection, queue).await {
+        Err(failure) if is_passing(&failure) => return Ok(unreadable("consumers", queue)),
+        waiting => waiting?,
+    };
+    let (severity, waiting) = match waiting {
         Some((0, _)) => (Severity::Notice, "nothing waits".to_owned()),
         Some((ready, oldest)) => (
             Severity::Warning,
@@ -81,6 +86,16 @@ async fn unconsumed(
         "start a process that consumes it. One with EZQ_PRESENCE=false, or another client of PGMQ, does \
          not tell",
     ))
+}
+
+/// Whether a queue cannot be read for now: a session has locked it, or has dropped it in the middle.
+fn is_passing(failure: &sqlx::Error) -> bool {
+    error::is_locked(failure) || missing::of_pgmq(failure).is_some()
+}
+
+fn unreadable(check: &'static str, queue: &QueueName) -> Finding {
+    let text = "it could not be read: another session has locked it, or is dropping it";
+    Finding::new(Severity::Warning, check, text).about_queue(queue)
 }
 
 /// How many events are due, and for how many seconds the oldest is; `None` if the role may not read that.
@@ -109,7 +124,12 @@ pub(super) async fn dead_letters(connection: &mut PgConnection, facts: &Facts) -
         )
         .await?
         {
-            Sight::Readable => findings.extend(of_dead_letters(connection, queue).await?),
+            Sight::Readable => match of_dead_letters(connection, queue).await {
+                Err(failure) if is_passing(&failure) => {
+                    findings.push(unreadable("dead-letters", queue));
+                }
+                found => findings.extend(found?),
+            },
             Sight::Hidden => unread += 1,
             Sight::Absent => {}
         }

@@ -482,7 +482,7 @@ async fn a_check_that_is_locked_out_is_a_finding_and_hides_no_other() {
     run(&mut holder, "BEGIN; LOCK TABLE pgmq.q_orders").await;
 
     let findings = patient.findings("consumers").await;
-    let locked = only(findings, "this could not be checked");
+    let locked = only(findings, "another session has locked it");
     assert_eq!(locked.severity, Severity::Warning);
     assert_eq!(patient.findings("schedules").await, []);
 }

@@ -1,6 +1,6 @@
 //! The measurements around claims, handlers, settlements and schedules, by the facade `metrics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -355,15 +355,20 @@ impl SampledGauges {
         Some(gauges)
     }
 
-    /// This process samples, and found this.
-    pub(crate) fn set(&mut self, counted: &[(QueueName, QueueCounts)], snapshot: Option<Duration>) {
+    /// This process samples, and found this. The gauges of queues that could not be read stay as they are.
+    pub(crate) fn set(
+        &mut self,
+        counted: &[(QueueName, QueueCounts)],
+        unread: &BTreeSet<QueueName>,
+        snapshot: Option<Duration>,
+    ) {
         self.sampler.set(1.0);
         self.snapshot
             .set(snapshot.unwrap_or_default().as_secs_f64());
 
         // Of a queue that was dropped nothing may stay behind.
         for (queue, gauges) in &self.queues {
-            if !counted.iter().any(|(name, _)| name == queue) {
+            if !unread.contains(queue) && !counted.iter().any(|(name, _)| name == queue) {
                 gauges.clear();
             }
         }

@@ -1,6 +1,7 @@
 //! The interface of the measurements, for a build without the feature `metrics`. Nothing here has a
 //! size or code, so calls leave nothing behind.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -122,7 +123,13 @@ impl SampledGauges {
         None
     }
 
-    pub(crate) fn set(&mut self, _: &[(QueueName, QueueCounts)], _: Option<Duration>) {}
+    pub(crate) fn set(
+        &mut self,
+        _: &[(QueueName, QueueCounts)],
+        _: &BTreeSet<QueueName>,
+        _: Option<Duration>,
+    ) {
+    }
 
     pub(crate) fn clear(&self) {}
 }
