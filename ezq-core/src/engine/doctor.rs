@@ -113,12 +113,22 @@ impl fmt::Display for Finding {
 pub struct DoctorOptions {
     /// From which age on an open transaction or a prepared one is a finding. Defaults to 5 min.
     pub old_after: Duration,
+    /// How many transactions a replication slot that nobody reads may hold rows of, before it is a finding.
+    /// Defaults to 1,000,000.
+    pub slot_lag: u32,
+    /// From which percentage on of the ids of transactions in use is a finding. Defaults to 50.
+    pub used_ids_percent: u8,
+    /// From which share on, in thousandths, of the memory for notifications is a finding. Defaults to 100.
+    pub used_notifications_permille: u16,
 }
 
 impl Default for DoctorOptions {
     fn default() -> Self {
         Self {
             old_after: Duration::from_secs(300),
+            slot_lag: 1_000_000,
+            used_ids_percent: 50,
+            used_notifications_permille: 100,
         }
     }
 }

@@ -68,7 +68,7 @@ pub(super) async fn listen(connection: &mut PgConnection, facts: &Facts) -> Foun
         Err(_) => deaf(&format!("a notification was not heard within {HEARING:?}")),
     };
     let mut findings = vec![finding];
-    findings.extend(backlog(connection).await?);
+    findings.extend(backlog(connection, facts).await?);
     Ok(findings)
 }
 
@@ -100,17 +100,21 @@ async fn hear(connection: &mut PgConnection, facts: &Facts) -> Result<(), sqlx::
 
 /// Notifications wait for the slowest listener of the server. When their memory is full, publishing
 /// fails.
-async fn backlog(connection: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
+async fn backlog(
+    connection: &mut PgConnection,
+    facts: &Facts,
+) -> Result<Option<Finding>, sqlx::Error> {
     let usage: f64 = sqlx::query_scalar("SELECT pg_catalog.pg_notification_queue_usage()")
         .fetch_one(connection)
         .await?;
+    let notable = f64::from(facts.options.used_notifications_permille) / 1000.0;
     let severity = match usage {
-        ..0.1 => return Ok(None),
-        ..0.5 => Severity::Warning,
-        _ => Severity::Error,
+        0.5.. => Severity::Error,
+        _ if usage >= notable => Severity::Warning,
+        _ => return Ok(None),
     };
     let text = format!(
-        "{:.0} % of the memory for notifications are used",
+        "{:.1} % of the memory for notifications are used",
         usage * 100.0
     );
     Ok(Some(Finding::new(severity, "listen", text).advice(

@@ -29,7 +29,7 @@ const HIDDEN: &str = "
 const SLOTS: &str = "
     SELECT slot_name::text, greatest(age(xmin), age(catalog_xmin))::bigint
     FROM pg_catalog.pg_replication_slots
-    WHERE NOT active AND greatest(age(xmin), age(catalog_xmin)) > 1000000 ORDER BY 1";
+    WHERE NOT active AND greatest(age(xmin), age(catalog_xmin)) > $1 ORDER BY 1";
 
 const PREPARED: &str = "
     SELECT gid::text, owner::text, floor(extract(epoch FROM clock_timestamp() - prepared))::bigint
@@ -62,7 +62,7 @@ pub(super) async fn open(connection: &mut PgConnection, facts: &Facts) -> Found 
         let sql = format!("grant pg_read_all_stats to {};", quoted(&facts.role));
         findings.push(finding.remedy(sql));
     }
-    findings.extend(slots(connection).await?);
+    findings.extend(slots(connection, facts.options.slot_lag).await?);
 
     if findings.is_empty() {
         let age = facts.options.old_after;
@@ -98,8 +98,9 @@ fn of_open(row: OpenRow) -> Finding {
         .advice("the SQL ends the session and rolls its transaction back")
 }
 
-async fn slots(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(SLOTS).fetch_all(connection).await?;
+async fn slots(connection: &mut PgConnection, lag: u32) -> Result<Vec<Finding>, sqlx::Error> {
+    let slots = sqlx::query_as(SLOTS).bind(i64::from(lag));
+    let rows: Vec<(String, i64)> = slots.fetch_all(connection).await?;
     let findings = rows.into_iter().map(|(slot, age)| {
         let text = format!("nobody reads it, and it holds the rows of {age} transactions");
         Finding::new(Severity::Warning, "transactions", text)
@@ -138,14 +139,15 @@ fn of_prepared((gid, owner, age): (String, String, i64)) -> Finding {
         .advice("ask its coordinator first: if that has committed elsewhere, `commit prepared` is right")
 }
 
-pub(super) async fn wraparound(connection: &mut PgConnection, _facts: &Facts) -> Found {
+pub(super) async fn wraparound(connection: &mut PgConnection, facts: &Facts) -> Found {
     let (xids, multixacts): (i64, i64) = sqlx::query_as(
         "SELECT age(datfrozenxid)::bigint, mxid_age(datminmxid)::bigint
          FROM pg_catalog.pg_database WHERE datname = current_database()",
     )
     .fetch_one(&mut *connection)
     .await?;
-    let mut findings = vec![of_xids(xids.max(multixacts))];
+    let used_ids = facts.options.used_ids_percent;
+    let mut findings = vec![of_xids(xids.max(multixacts), used_ids)];
 
     let sequences: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT sequencename::text, last_value, max_value FROM pg_catalog.pg_sequences
@@ -159,12 +161,12 @@ pub(super) async fn wraparound(connection: &mut PgConnection, _facts: &Facts) ->
     Ok(findings)
 }
 
-fn of_xids(age: i64) -> Finding {
+fn of_xids(age: i64, notable: u8) -> Finding {
     let percent = age.saturating_mul(100) / XIDS;
     let severity = match percent {
-        ..50 => Severity::Ok,
-        50..75 => Severity::Warning,
-        _ => Severity::Error,
+        75.. => Severity::Error,
+        _ if percent >= i64::from(notable) => Severity::Warning,
+        _ => Severity::Ok,
     };
     let text =
         format!("{percent} % of the transaction ids are used since the oldest row was frozen");
@@ -213,7 +215,7 @@ mod tests {
             (1_100_000_000, Severity::Warning),
             (1_900_000_000, Severity::Error),
         ] {
-            let found = of_xids(age);
+            let found = of_xids(age, 50);
             assert_eq!(found.severity, severity, "{found}");
             assert_eq!(found.remedy.is_some(), severity > Severity::Ok);
         }

@@ -34,6 +34,7 @@ mod dead_letters;
 mod dedupe;
 #[cfg(feature = "embedded")]
 mod doctor;
+mod doctor_rare;
 #[cfg(feature = "embedded")]
 mod dropped;
 #[cfg(feature = "embedded")]
@@ -101,6 +102,7 @@ mod trail;
 #[cfg(feature = "embedded")]
 mod unsendable;
 #[cfg(feature = "embedded")]
+mod unstorable;
 mod unusual;
 #[cfg(feature = "embedded")]
 mod waking;

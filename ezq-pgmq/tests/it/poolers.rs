@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ezq_core::ErrorKind;
-use ezq_core::engine::Engine as _;
+use ezq_core::engine::{DoctorOptions, Engine as _, Finding, Severity};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -150,6 +150,32 @@ async fn session_pooling_is_like_the_server_itself() {
         .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(acknowledge_all(&direct, &queue).await, 1);
+}
+
+/// What the doctor finds of a check.
+async fn finding(pooler: &Pooler, check: &str) -> Finding {
+    let options = DoctorOptions::default();
+    let findings = PgmqEngine::diagnose(&pooler.config(), &options).await;
+    let all = format!("{findings:#?}");
+    let mut found = findings.into_iter().filter(|one| one.check == check);
+    found.next().unwrap_or_else(|| panic!("{all}"))
+}
+
+#[tokio::test]
+async fn the_doctor_tells_how_a_pooler_shares_sessions() {
+    let test = "poolers::the_doctor_tells_how_a_pooler_shares_sessions";
+    for (mode, severity, says) in [
+        ("session", Severity::Ok, "keeps its session"),
+        ("transaction", Severity::Error, "a pooler shares sessions"),
+    ] {
+        let Some(pooler) = Pooler::start(mode, "postgres", test).await else {
+            return;
+        };
+        let found = finding(&pooler, "pooler").await;
+        assert_eq!(found.severity, severity, "{mode}: {found:?}");
+        assert!(found.evidence.contains(says), "{mode}: {found:?}");
+        assert_eq!(found.advice.is_some(), severity > Severity::Ok, "{found:?}");
+    }
 }
 
 #[tokio::test]
