@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ezq::sqlx;
 use ezq::testing::TestDatabase;
 use serde_json::Value;
 
@@ -119,6 +120,81 @@ async fn the_dashboard_is_served_until_ctrl_c(database: TestDatabase) {
     let token = link.split_once("token=").unwrap().1;
     assert!(token.len() == 43 && !said.contains(token), "{said}");
     assert!(TcpStream::connect(base.strip_prefix("http://").unwrap()).is_err());
+}
+
+/// Starts a dashboard, and signs in: its address, and the header of one who has.
+fn dashboard(url: &str) -> (Running, String, String) {
+    let mut ui = command(&["ui"]);
+    let mut ui = Running::start(ui.env("EZQ_DATABASE_URL", url));
+    let link = ui.line();
+    let cookie = cookie(&request(&link, "GET", "", ""));
+    (ui, server(&link).to_owned(), cookie)
+}
+
+/// How many dead letters a bulk operation goes through. More than a killed process can have done.
+const LETTERS: i64 = 20_000;
+
+#[ezq::test]
+async fn what_a_killed_dashboard_has_begun_another_one_ends_and_nothing_is_done_twice(
+    database: TestDatabase,
+) {
+    let url = database.url();
+    bury(&database, "orders", &[("order.paid", "the first")]).await;
+    let app = publisher(&database).await;
+    let letters = "INSERT INTO pgmq.q_orders_dlq (vt, message, headers)
+        SELECT now(), jsonb_build_object('specversion', '1.0', 'id', n::text, 'source', '/s',
+                                         'type', 'order.paid', 'data', n), '{}'
+        FROM generate_series(2, $1) n";
+    let stored = sqlx::query(letters).bind(LETTERS).execute(app.pool());
+    stored.await.unwrap();
+
+    let (mut first, base, cookie) = dashboard(&url);
+    let all = format!("{base}/queues/orders/all/dead/redrive");
+    let begun = request(&all, "POST", &cookie, "last=1000000&reason=a+test");
+    assert_eq!(status(&begun), "303", "{begun}");
+    let id = begun.split("/operations/").nth(1).unwrap();
+    let id = id.split(['?', '\r']).next().unwrap().to_owned();
+    let done = async || -> (i64, bool) {
+        let query = "SELECT done, ended_at IS NOT NULL FROM ezq.operations WHERE id = $1";
+        let query = sqlx::query_as(query).bind(&id);
+        query.fetch_one(app.pool()).await.unwrap()
+    };
+    let began = Instant::now();
+    while done().await.0 == 0 {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "no step was taken"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // It gets no time to end anything.
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let (so_far, has_ended) = done().await;
+    assert!(
+        so_far > 0 && so_far < LETTERS && !has_ended,
+        "{so_far} were done"
+    );
+
+    let (second, base, cookie) = dashboard(&url);
+    let page = request(&format!("{base}/operations/{id}"), "GET", &cookie, "");
+    assert_eq!(status(&page), "200", "{page}");
+    let resume = format!("{base}/operations/{id}/resume");
+    assert_eq!(status(&request(&resume, "POST", &cookie, "")), "303");
+    let began = Instant::now();
+    while !done().await.1 {
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "it does not end"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(done().await.0, LETTERS);
+    let counts = "SELECT count(*), count(DISTINCT message ->> 'id'),
+                         (SELECT count(*) FROM pgmq.q_orders_dlq) FROM pgmq.q_orders";
+    let counted: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(app.pool()).await.unwrap();
+    assert_eq!(counted, (LETTERS, LETTERS, 0), "each is there once");
+    second.interrupt();
 }
 
 #[ezq::test]

@@ -4,10 +4,15 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use ezq::admin::EventState;
 use ezq::testing::TestDatabase;
-use ezq::{Ezq, sqlx};
+use ezq::{Event, Ezq, sqlx};
 use ezq_ui::{Access, Grant};
+use serde::{Deserialize, Serialize};
 
 use crate::stage::{application, bury, dead, get, mounted, operators, post, publish, send};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(type = "sweep.due", queue = "sweeps")]
+struct Sweep {}
 
 const PAGES: [&str; 17] = [
     "/ops",
@@ -218,4 +223,86 @@ async fn every_answer_has_its_headers(database: TestDatabase) {
     );
     // Nothing inline, which the policy would block.
     assert!(!page.contains(" style=") && !page.contains("<script>") && !page.contains(" onclick="));
+}
+
+/// The buttons of forms that change something, as they stand in a page.
+fn acting_buttons(page: &str) -> Vec<&str> {
+    let forms = page.split("<form method=\"post\"").skip(1);
+    let forms = forms.filter_map(|form| form.split("</form>").next());
+    forms
+        .flat_map(|form| form.split("<button").skip(1))
+        .filter_map(|button| button.split('>').next())
+        .collect()
+}
+
+#[ezq::test]
+async fn every_button_that_acts_is_grey_for_one_who_may_only_look(database: TestDatabase) {
+    bury(&database, 2, "{}").await;
+    let hourly = ezq::schedule::Schedule::every(std::time::Duration::from_secs(3600));
+    let builder = database.builder().without_discovered_handlers();
+    let ezq = builder.schedule("sweep", hourly, &Sweep {});
+    let ezq = ezq.connect().await.unwrap();
+    ezq.schedules().unwrap().resume("sweep").await.unwrap();
+    let event = publish(&ezq, "orders", "order.paid", "1").await;
+    let dead = ezq.events("orders").unwrap().all(EventState::Dead);
+    let running = dead.discard().start().await.unwrap().id;
+    let dead = ezq.events("orders").unwrap().all(EventState::Dead);
+    let stopped = dead.redrive().start().await.unwrap().id;
+    ezq.operations().stop(&stopped).await.unwrap();
+    ezq.queues().pause_handler("orders", "mail").await.unwrap();
+
+    let viewer = mounted(&ezq, Access::read_only());
+    let operator = mounted(&ezq, operators());
+    let more = [
+        format!("/ops/queues/orders/events/{event}"),
+        "/ops/queues/orders/dead/1".to_owned(),
+        format!("/ops/operations/{running}"),
+        format!("/ops/operations/{stopped}"),
+    ];
+    let mut with_buttons = 0;
+    for path in PAGES.into_iter().chain(more.iter().map(String::as_str)) {
+        let page = get(&viewer, path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+        for button in acting_buttons(&page.text) {
+            assert!(button.contains(" disabled"), "{path}: <button{button}>");
+        }
+        // The same page lets others act.
+        let page = get(&operator, path).await.text;
+        let buttons = acting_buttons(&page);
+        let is_grey = buttons.iter().any(|button| button.contains(" disabled"));
+        assert!(!is_grey, "{path}: {buttons:?}");
+        with_buttons += usize::from(!buttons.is_empty());
+    }
+    assert!(with_buttons >= 9, "{with_buttons} pages have actions");
+}
+
+#[ezq::test]
+async fn a_mistyped_queue_is_answered_with_the_one_that_was_meant(database: TestDatabase) {
+    bury(&database, 1, "{}").await;
+    let ezq = application(&database).await;
+    publish(&ezq, "mails", "mail.wanted", "1").await;
+    let router = mounted(&ezq, operators());
+    for path in PAGES.into_iter().filter(|path| path.contains("/queues/")) {
+        let wrong = path.replace("orders", "ordres");
+        let answer = get(&router, &wrong).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{wrong}");
+        assert!(
+            answer.text.contains("/queues/orders\">orders</a>"),
+            "{wrong}: {}",
+            answer.text
+        );
+    }
+    for (path, form) in ACTIONS
+        .into_iter()
+        .filter(|(path, _)| path.contains("/queues/"))
+    {
+        let wrong = path.replace("orders", "ordres");
+        let answer = post(&router, &wrong, form).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{wrong}");
+        assert!(
+            answer.text.contains("/queues/orders\">orders</a>"),
+            "{wrong}: {}",
+            answer.text
+        );
+    }
 }

@@ -1,8 +1,10 @@
 //! A walk through every screen in a real browser, which also takes the screenshots of
 //! docs/screenshots/ where `SCREENSHOTS` names a folder. docs/dashboard.md has the command.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,9 +14,7 @@ use ezq_ui::{Access, Dashboard, Secret, Server};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 
 use crate::server::{Running, TOKEN};
 use crate::shop::Shop;
@@ -52,26 +52,43 @@ const NARROW: [&str; 3] = ["overview", "dead-letters", "message"];
 /// The tallest picture.
 const TALLEST: i64 = 1100;
 
-/// A browser, and the driver that ends with it.
-struct Browser {
-    client: Client,
-    _driver: Child,
+/// Chromium runs in a group of its own, and outlives its driver. It ends here when the standard input of the
+/// script closes, which happens when the test ends, however it ends. Its folder names it among all processes.
+const SCRIPT: &str = r#"
+"$1" --port=0 &
+read -r _
+kill -9 $!
+for process in /proc/[0-9]*; do
+    if tr '\0' '\n' <"$process/cmdline" 2>/dev/null | grep -qxF -e "--user-data-dir=$2"; then
+        kill -9 "${process#/proc/}"
+    fi
+done
+rm -rf "$2"
+"#;
+
+/// The driver of a browser. The browser ends with this value.
+struct Driver {
+    process: Child,
+    port: u16,
+    folder: PathBuf,
 }
 
-impl Browser {
-    /// `None` where the machine has no Chromium.
-    async fn start(test: &str) -> Option<Self> {
-        let chromium = skip::program("chromium", "chromium", test)?;
-        let driver = skip::program("chromedriver", "chromium-driver", test)?;
-        let mut driver = Command::new(driver)
-            .arg("--port=0")
+impl Driver {
+    fn start(program: &str) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ezq-browser-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let mut process = Command::new("sh")
+            .args(["-c", SCRIPT, "sh", program])
+            .arg(&folder)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = loop {
-            let line = lines.next_line().await.unwrap().unwrap();
+            let line = lines.next().unwrap().unwrap();
             let port = line.split("on port ").nth(1);
             let port = port.and_then(|port| port.trim_end_matches('.').parse::<u16>().ok());
             if let Some(port) = port.filter(|port| *port > 0) {
@@ -79,11 +96,42 @@ impl Browser {
             }
         };
         // Its later lines are read too, or it would wait for a reader.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            process,
+            port,
+            folder,
+        }
+    }
+}
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// A browser, which ends with this value.
+struct Browser {
+    client: Client,
+    driver: Driver,
+}
+
+impl Browser {
+    /// `None` where the machine has no Chromium.
+    async fn start(test: &str) -> Option<Self> {
+        let chromium = skip::program("chromium", "chromium", test)?;
+        let driver = skip::program("chromedriver", "chromium-driver", test)?;
+        let driver = Driver::start(driver.to_str().unwrap());
+
+        let folder = format!("--user-data-dir={}", driver.folder.display());
         let options = json!({
             "binary": chromium,
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"],
+            "args": [
+                "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--hide-scrollbars", folder,
+            ],
         });
         let logged = json!({"browser": "ALL"});
         let wanted = [
@@ -92,13 +140,10 @@ impl Browser {
         ];
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(wanted.into_iter().collect())
-            .connect(&format!("http://127.0.0.1:{port}"))
+            .connect(&format!("http://127.0.0.1:{}", driver.port))
             .await
             .unwrap();
-        Some(Self {
-            client,
-            _driver: driver,
-        })
+        Some(Self { client, driver })
     }
 
     async fn go(&self, url: &str) {
@@ -351,4 +396,39 @@ async fn one_signs_in_by_the_link_or_with_the_token(database: TestDatabase) {
     let place = browser.client.current_url().await.unwrap();
     assert_eq!(place.path(), "/queues");
     browser.client.clone().close().await.unwrap();
+}
+
+/// Whether a process runs that has this argument.
+fn runs(argument: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let mut files = processes.map(|process| process.unwrap().path().join("cmdline"));
+    files.any(|file| {
+        // One that ends meanwhile has no file any more.
+        let line = std::fs::read_to_string(file).unwrap_or_default();
+        line.split('\0').any(|found| found == argument)
+    })
+}
+
+#[tokio::test]
+async fn a_browser_ends_with_its_test_also_when_that_fails() {
+    let test = "browser::a_browser_ends_with_its_test_also_when_that_fails";
+    let failing = tokio::spawn(async move {
+        let browser = Browser::start(test).await?;
+        let folder = format!("--user-data-dir={}", browser.driver.folder.display());
+        assert!(runs(&folder), "{folder}");
+        std::panic::panic_any(folder);
+        #[expect(unreachable_code, reason = "it says what the task returns")]
+        Some(())
+    });
+    let Err(failed) = failing.await else {
+        return;
+    };
+    let folder = failed.into_panic().downcast::<String>().unwrap();
+    let gone = async {
+        while runs(&folder) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, gone).await.unwrap();
 }
