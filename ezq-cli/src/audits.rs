@@ -1,9 +1,9 @@
 //! `ezq audit`: who did what, when and why.
 
 use chrono::{DateTime, Utc};
-use clap::Subcommand;
-use ezq::QueueName;
-use ezq::admin::{AuditEntry, EventFilter, EventRef};
+use clap::{Args, Subcommand};
+use ezq::admin::{AuditAction, AuditEntry, AuditPage, EventFilter, EventRef, PageCursor};
+use ezq::{Ezq, QueueName};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -19,58 +19,110 @@ const PAGE: usize = 1000;
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {
     /// List the newest entries
-    List {
-        /// Only what was done in this queue, which may be dropped by now
-        #[arg(long, value_name = "QUEUE")]
-        queue: Option<String>,
-        /// How many to list
-        #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
-        limit: usize,
-    },
+    List(List),
+}
+
+/// Which entries are listed.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only what was done in this queue, which may be dropped by now
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// Only what this one did: the name as it is listed
+    #[arg(long, value_name = "WHO")]
+    by: Option<String>,
+    /// Only acts of this kind, such as `pause`
+    #[arg(long, value_name = "ACTION")]
+    action: Option<AuditAction>,
+    /// Only what was done at this time or later; or in this time up to now, such as `2h`
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    since: Option<DateTime<Utc>>,
+    /// Only what was done before this time, or before this long ago
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    until: Option<DateTime<Utc>>,
+    /// How many to list
+    #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]
+    limit: usize,
 }
 
 pub(crate) async fn run(session: &Session, verb: AuditVerb) -> Result<(), Failure> {
     match verb {
-        AuditVerb::List { queue, limit } => list(session, queue, limit).await,
+        AuditVerb::List(asked) => asked.run(session).await,
     }
 }
 
-async fn list(session: &Session, queue: Option<String>, limit: usize) -> Result<(), Failure> {
-    let ezq = session.connect(Access::Read).await?;
-    // One more than is shown, to know whether there are more.
-    let asked = limit.saturating_add(1);
-    let mut found: Vec<AuditEntry> = Vec::new();
-    let mut after = None;
-    while found.len() < asked {
-        let room = asked.saturating_sub(found.len()).min(PAGE);
-        let mut query = ezq.audit().list().limit(room);
-        if let Some(queue) = &queue {
+impl List {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let ezq = session.connect(Access::Read).await?;
+        // One more than is shown, to know whether there are more.
+        let mut found = self.entries(&ezq, self.limit.saturating_add(1)).await?;
+        // What was done in a queue outlives it, so a name is wrong only if nothing was done there.
+        if let (true, Some(queue)) = (found.is_empty(), &self.queue) {
+            names::queue(&ezq, queue).await?;
+        }
+        ezq.close().await;
+
+        let has_more = found.len() > self.limit;
+        found.truncate(self.limit);
+        let rows: Vec<EntryRow<'_>> = found.iter().map(EntryRow::of).collect();
+        let is_filtered = self.by.is_some()
+            || self.action.is_some()
+            || self.since.is_some()
+            || self.until.is_some();
+        let hint = match is_filtered {
+            true => "no entry fits the filter",
+            false => "nothing was done yet",
+        };
+        session.output.list(&rows, hint)?;
+        if has_more {
+            session.output.note(text::MORE);
+        }
+        Ok(())
+    }
+
+    /// So many of the newest entries, page by page.
+    async fn entries(&self, ezq: &Ezq, asked: usize) -> Result<Vec<AuditEntry>, Failure> {
+        let mut found: Vec<AuditEntry> = Vec::new();
+        let mut after = None;
+        while found.len() < asked {
+            let room = asked.saturating_sub(found.len()).min(PAGE);
+            let page = self.page(ezq, room, after).await?;
+            found.extend(page.entries);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn page(
+        &self,
+        ezq: &Ezq,
+        limit: usize,
+        after: Option<PageCursor>,
+    ) -> Result<AuditPage, Failure> {
+        let mut query = ezq.audit().list().limit(limit);
+        if let Some(queue) = &self.queue {
             query = query.queue(queue);
+        }
+        if let Some(who) = &self.by {
+            query = query.by(who);
+        }
+        if let Some(action) = self.action {
+            query = query.action(action);
+        }
+        if let Some(since) = self.since {
+            query = query.since(since);
+        }
+        if let Some(until) = self.until {
+            query = query.until(until);
         }
         if let Some(after) = after {
             query = query.after(after);
         }
-        let page = query.await?;
-        found.extend(page.entries);
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
+        Ok(query.await?)
     }
-    // What was done in a queue outlives it, so a name is wrong only if nothing was done there.
-    if let (true, Some(queue)) = (found.is_empty(), queue) {
-        names::queue(&ezq, queue).await?;
-    }
-    ezq.close().await;
-
-    let has_more = found.len() > limit;
-    found.truncate(limit);
-    let rows: Vec<EntryRow<'_>> = found.iter().map(EntryRow::of).collect();
-    session.output.list(&rows, "nothing was done yet")?;
-    if has_more {
-        session.output.note(text::MORE);
-    }
-    Ok(())
 }
 
 /// An entry, as `--json` prints it.

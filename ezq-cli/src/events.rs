@@ -236,9 +236,12 @@ impl Publish {
         let action = AuditAction::Publish;
         let mut entry = AuditEntry::new(Utc::now(), signature, action, queue.clone());
         entry.subject = Some(event_type.clone());
-        // A duplicate stores nothing.
-        let count = |published: &Published| Some(u64::from(!published.is_duplicate));
-        let published = recorded(ezq.pgmq(), entry, request.into_future(), count).await?;
+        let publish = request.into_future();
+        let published = recorded(ezq.pgmq(), entry, publish, |published: &Published| {
+            // A duplicate stores nothing.
+            Some(u64::from(!published.is_duplicate))
+        })
+        .await?;
         ezq.close().await;
         let answer = json!({
             "queue": queue.as_str(), "event_id": published.event_id, "event_type": event_type,

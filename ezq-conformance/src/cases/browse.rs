@@ -1,6 +1,7 @@
 //! Browsing: pages by state and filter, in order, each event once, at a bounded cost.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ezq_core::ErrorKind;
 use ezq_core::engine::{
@@ -18,6 +19,7 @@ cases![
     pages_hold_every_event_once_and_in_order,
     each_state_has_pages_of_its_own,
     a_filter_selects_by_type_key_and_time,
+    a_filter_selects_dead_letters_by_the_time_of_death,
     a_filter_selects_by_handler_and_error,
     failures_are_counted_by_handler_and_error,
     a_filter_selects_what_failed_alike,
@@ -161,6 +163,14 @@ async fn a_filter_selects_by_type_key_and_time(stage: &Stage<'_>) -> CaseResult 
         [1],
         "events of a key"
     );
+    // No store holds this character in a text, so nothing has it.
+    for absurd in [
+        all().event_type("shop.paid\0"),
+        all().key("customer \"7\"\0"),
+        all().handler("\0"),
+    ] {
+        check_eq!(select(absurd).await?, [0; 0], "events of an absurd name");
+    }
     let both = all().key("customer \"7\"").event_type("shop.sent");
     check_eq!(
         select(both).await?,
@@ -187,6 +197,43 @@ async fn a_filter_selects_by_type_key_and_time(stage: &Stage<'_>) -> CaseResult 
         after.contains(&3),
         "stored at the time of the last, or later: {after:?}"
     );
+    Ok(())
+}
+
+async fn a_filter_selects_dead_letters_by_the_time_of_death(stage: &Stage<'_>) -> CaseResult {
+    // The first that is stored is the last that dies.
+    stage.publish_numbers(&[1, 2]).await?;
+    let leased = stage.lease(2, HOLD).await?;
+    let [first, second] = leased.as_slice() else {
+        return Err(CaseError::Failed("too few".to_owned()));
+    };
+    let pause = Duration::from_millis(300);
+    stage.pass(pause).await;
+    stage.done(vec![(second.receipt.clone(), bury())]).await?;
+    stage.pass(pause).await;
+    // Its time lies between the two deaths, by the engine's own clock.
+    stage.publish_numbers(&[3]).await?;
+    let page = browse(stage)?
+        .page(&request(stage, EventState::Ready))
+        .await?;
+    let between = page.events.first().map(|event| event.published_at);
+    let Some(between) = between else {
+        return Err(CaseError::Failed("there is no page".to_owned()));
+    };
+    stage.pass(pause).await;
+    stage.done(vec![(first.receipt.clone(), bury())]).await?;
+
+    let select = async |filter: EventFilter| {
+        let mut request = request(stage, EventState::Dead);
+        request.filter = filter;
+        all(stage, request).await
+    };
+    let all = EventFilter::all;
+    check_eq!(select(all()).await?, [2, 1], "dead letters");
+    let before = select(all().stored_before(between)).await?;
+    check_eq!(before, [2], "what died before");
+    let after = select(all().stored_after(between)).await?;
+    check_eq!(after, [1], "what died after");
     Ok(())
 }
 

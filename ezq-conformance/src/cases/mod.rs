@@ -11,6 +11,7 @@ macro_rules! cases {
 
 mod after;
 mod archive;
+mod audit;
 mod broadcast;
 mod browse;
 mod cancellations;
@@ -18,6 +19,7 @@ mod concurrency;
 mod dead_letters;
 mod dedupe;
 mod fencing;
+mod following;
 mod history;
 mod keys;
 mod leasing;
@@ -62,8 +64,10 @@ pub fn cases() -> Vec<Case> {
         pauses::CASES,
         cancellations::CASES,
         browse::CASES,
+        following::CASES,
         presence::CASES,
         operations::CASES,
+        audit::CASES,
         transactions::CASES,
     ];
     files.concat()

@@ -24,28 +24,27 @@ cases![
     an_operation_that_was_stopped_goes_on_where_it_ended,
     two_clients_share_the_steps_of_one_operation,
     the_audit_trail_tells_who_did_what,
-    what_other_calls_do_is_recorded_before_and_counted_after,
     a_cancellation_is_recorded,
 ];
 
 /// More than two steps of any engine.
 const MANY: i64 = 250;
 
-fn operations<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Operations, CaseError> {
+pub(super) fn operations<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Operations, CaseError> {
     stage
         .engine
         .operations()
         .ok_or_else(|| CaseError::Skipped("the engine does not act on events".to_owned()))
 }
 
-fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Operations, CaseError> {
+pub(super) fn second<'a>(stage: &'a Stage<'_>) -> Result<&'a dyn Operations, CaseError> {
     stage
         .second
         .operations()
         .ok_or_else(|| CaseError::Skipped("the engine does not act on events".to_owned()))
 }
 
-fn ada() -> Signature {
+pub(super) fn ada() -> Signature {
     // A text that is hard to quote.
     Signature::new("Ada \"Ä\"; '%").reason(Some("test orders".to_owned()))
 }
@@ -407,40 +406,10 @@ async fn the_audit_trail_tells_who_did_what(stage: &Stage<'_>) -> CaseResult {
 }
 
 /// The newest entries about a queue, newest first.
-async fn told(stage: &Stage<'_>) -> Result<Vec<AuditEntry>, CaseError> {
+pub(super) async fn told(stage: &Stage<'_>) -> Result<Vec<AuditEntry>, CaseError> {
     let mut request = AuditRequest::default();
     request.queue = Some(stage.queue.clone());
     Ok(second(stage)?.audit(&request).await?.entries)
-}
-
-async fn what_other_calls_do_is_recorded_before_and_counted_after(stage: &Stage<'_>) -> CaseResult {
-    let operations = operations(stage)?;
-    let queue = stage.queue.clone();
-    let mut entry = AuditEntry::new(
-        chrono::DateTime::UNIX_EPOCH,
-        ada(),
-        AuditAction::Purge,
-        queue,
-    );
-    entry.handler = Some("shop::mail \"ä\"".into());
-    entry.schedule = Some("it's hourly".to_owned());
-    let first = operations.record_act(&entry).await?;
-    let second = operations.record_act(&entry).await?;
-    check!(first != second, "two entries have one id");
-    for seen in told(stage).await? {
-        check!(
-            seen.at > chrono::DateTime::UNIX_EPOCH,
-            "the time is that of the caller"
-        );
-        entry.at = seen.at;
-        check_eq!(seen, entry, "an entry that was recorded");
-    }
-
-    operations.record_count(&first, 7).await?;
-    operations.record_count(&second, 0).await?;
-    let counts: Vec<_> = told(stage).await?.iter().map(|one| one.count).collect();
-    check_eq!(counts, [Some(7)], "what was done to something");
-    Ok(())
 }
 
 async fn a_cancellation_is_recorded(stage: &Stage<'_>) -> CaseResult {

@@ -67,6 +67,11 @@ pub(super) enum Operation {
     Purge {
         queue: usize,
     },
+    /// Starts an operation on all events in a state, which both clients take steps of, to its end.
+    Bulk {
+        queue: usize,
+        what: Bulk,
+    },
     /// Loses the newest message, so that the next one gets its id. Stores that cannot do this skip it.
     Lose {
         queue: usize,
@@ -122,6 +127,16 @@ pub(super) enum How {
     Retry { hours: i64 },
     Bury,
     Release,
+}
+
+/// What is done to all events in a state.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bulk {
+    DiscardReady,
+    DiscardDead,
+    RedriveDead,
+    RetryScheduled,
+    RetryRetrying,
 }
 
 /// Any operation.
@@ -188,10 +203,28 @@ pub(super) fn operation() -> BoxedStrategy<Operation> {
                 .boxed(),
         ),
         (1, queue().prop_map(|queue| Purge { queue }).boxed()),
+        (
+            3,
+            (queue(), bulk())
+                .prop_map(|(queue, what)| Bulk { queue, what })
+                .boxed(),
+        ),
         (2, queue().prop_map(|queue| Lose { queue }).boxed()),
         (8, queue().prop_map(|queue| Look { queue }).boxed()),
     ])
     .boxed()
+}
+
+fn bulk() -> impl Strategy<Value = self::Bulk> {
+    use self::Bulk::*;
+    // Discarding leaves nothing to examine.
+    prop_oneof![
+        1 => Just(DiscardReady),
+        1 => Just(DiscardDead),
+        3 => Just(RedriveDead),
+        3 => Just(RetryScheduled),
+        3 => Just(RetryRetrying),
+    ]
 }
 
 fn settlement() -> impl Strategy<Value = Settlement> {

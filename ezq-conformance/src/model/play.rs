@@ -1,5 +1,6 @@
 //! Plays one sequence of operations on the engine and on the reference at once.
 
+mod bulk;
 mod letters;
 mod receipts;
 
@@ -129,6 +130,7 @@ impl<'h> Play<'h> {
             Operation::Redrive { queue, picks } => self.redrive(*queue, picks).await,
             Operation::Discard { queue, picks } => self.discard(*queue, picks).await,
             Operation::Purge { queue } => self.purge(*queue).await,
+            Operation::Bulk { queue, what } => self.bulk(*queue, *what).await,
             Operation::Lose { queue } => self.lose(*queue).await,
             Operation::Look { queue } => self.look(*queue).await,
         }?;

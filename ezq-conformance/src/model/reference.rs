@@ -3,6 +3,8 @@
 //! It knows nothing of any engine: no indexes, no tokens, no database's time. It leaves open what the
 //! contract leaves open, which is the order of messages that one call returned or leased.
 
+mod bulk;
+
 use std::fmt;
 
 use ezq_core::engine::QueueStats;

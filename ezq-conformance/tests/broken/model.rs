@@ -41,6 +41,7 @@ const FOUND: &[Fault] = &[
     Fault::ListsFromTheStart,
     Fault::RedrivesNothing,
     Fault::DiscardsNothing,
+    Fault::CountsStepsTwice,
 ];
 
 #[tokio::test(start_paused = true)]

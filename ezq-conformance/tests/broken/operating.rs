@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use ezq_core::Result;
 use ezq_core::engine::{
-    Browse, CancelOrder, Cancellations, ConsumerPresence, Engine as _, EventFilter, EventPage,
-    EventState, Failures, PageRequest, Pause, PauseTarget, Pauses, Presence, QueueCancellations,
-    QueueCounts, QueueOverview, QueuePauses, Sampler, SeenConsumer, Settle, TypeSearch,
+    Browse, CancelOrder, Cancellations, ConsumerPresence, Engine as _, EventCopy, EventFilter,
+    EventPage, EventState, Failures, PageRequest, Pause, PauseTarget, Pauses, Presence,
+    QueueCancellations, QueueCounts, QueueOverview, QueuePauses, Sampler, SeenConsumer, Settle,
+    TypeSearch,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{HandlerName, MessageId, QueueName};
@@ -110,8 +111,18 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
             "a_filter_selects_by_type_key_and_time",
             "a_filter_selects_by_handler_and_error",
             "a_filter_selects_what_failed_alike",
+            "a_filter_selects_dead_letters_by_the_time_of_death",
         ],
     ),
+    (
+        Fault::DatesTheDeadByBirth,
+        &["a_filter_selects_dead_letters_by_the_time_of_death"],
+    ),
+    (
+        Fault::NumbersFromTheStart,
+        &["messages_are_read_by_their_numbers"],
+    ),
+    (Fault::TellsAgain, &["messages_are_read_by_their_numbers"]),
     (
         Fault::TellsNoFailures,
         &["failures_are_counted_by_handler_and_error"],
@@ -222,10 +233,14 @@ impl QueueOverview for Broken {
         Ok(queues)
     }
 
-    async fn counts(&self, queues: &[QueueName], cap: u64) -> Result<Vec<Option<QueueCounts>>> {
+    async fn counts(
+        &self,
+        queues: &[QueueName],
+        cap: u64,
+    ) -> Result<Vec<Result<Option<QueueCounts>>>> {
         if self.is(Fault::CountsNothing) {
             let nothing = QueueCounts::new(self.inner.now());
-            return Ok(vec![Some(nothing); queues.len()]);
+            return Ok(queues.iter().map(|_| Ok(Some(nothing.clone()))).collect());
         }
         let cap = if self.is(Fault::CountsWithoutEnd) {
             u64::MAX
@@ -273,9 +288,37 @@ impl Browse for Broken {
             Fault::ListsFromTheStart => request.after = None,
             Fault::TellsWrongStates => request.state = EventState::Ready,
             Fault::IgnoresFilters => request.filter = EventFilter::all(),
+            Fault::DatesTheDeadByBirth => {
+                let after = request.filter.stored_after.take();
+                let before = request.filter.stored_before.take();
+                let mut page = self.inner.page(&request).await?;
+                page.events.retain(|event| {
+                    after.is_none_or(|time| event.published_at >= time)
+                        && before.is_none_or(|time| event.published_at < time)
+                });
+                return Ok(page);
+            }
             _ => {}
         }
         self.inner.page(&request).await
+    }
+
+    async fn newest(&self, queue: &QueueName) -> Result<Option<i64>> {
+        self.inner.newest(queue).await
+    }
+
+    async fn numbered_after(
+        &self,
+        queue: &QueueName,
+        after: i64,
+        except: &[i64],
+        limit: usize,
+    ) -> Result<Vec<EventCopy>> {
+        match self.fault {
+            Fault::NumbersFromTheStart => self.inner.numbered_after(queue, 0, except, limit).await,
+            Fault::TellsAgain => self.inner.numbered_after(queue, after, &[], limit).await,
+            _ => self.inner.numbered_after(queue, after, except, limit).await,
+        }
     }
 
     async fn failures(&self, queue: &QueueName, scan: usize) -> Result<Failures> {

@@ -50,6 +50,10 @@ pub(super) const CAUGHT: &[(Fault, &[&str])] = &[
             "a_cancellation_is_recorded",
         ],
     ),
+    (
+        Fault::IgnoresAuditFilters,
+        &["the_trail_is_filtered_by_who_what_and_when"],
+    ),
 ];
 
 #[async_trait]
@@ -132,9 +136,17 @@ impl Operations for Broken {
     }
 
     async fn audit(&self, request: &AuditRequest) -> Result<AuditPage> {
-        match self.is(Fault::RecordsNothing) {
-            true => Ok(AuditPage::default()),
-            false => self.inner.audit(request).await,
+        let mut request = request.clone();
+        match self.fault {
+            Fault::RecordsNothing => return Ok(AuditPage::default()),
+            Fault::IgnoresAuditFilters => {
+                request.by = None;
+                request.action = None;
+                request.since = None;
+                request.until = None;
+            }
+            _ => {}
         }
+        self.inner.audit(&request).await
     }
 }

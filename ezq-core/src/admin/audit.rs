@@ -4,8 +4,10 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use chrono::{DateTime, Utc};
+
 use super::acting::operations;
-use crate::engine::{AuditPage, AuditRequest, PageCursor};
+use crate::engine::{AuditAction, AuditPage, AuditRequest, PageCursor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::{IntoQueueName, QueueName};
 use crate::shared::Shared;
@@ -86,6 +88,30 @@ impl AuditQuery<'_> {
     /// Only what was done in this queue. Defaults to all queues.
     pub fn queue(mut self, queue: impl IntoQueueName) -> Self {
         self.queue = queue.into_queue_name().map(Some);
+        self
+    }
+
+    /// Only what this one did: the whole name, as it was signed. Defaults to everybody.
+    pub fn by(mut self, who: impl Into<String>) -> Self {
+        self.request.by = Some(who.into());
+        self
+    }
+
+    /// Only acts of this kind. Defaults to all.
+    pub fn action(mut self, action: AuditAction) -> Self {
+        self.request.action = Some(action);
+        self
+    }
+
+    /// Only what was done at this time or later, by the engine's clock. Defaults to no limit.
+    pub fn since(mut self, time: DateTime<Utc>) -> Self {
+        self.request.since = Some(time);
+        self
+    }
+
+    /// Only what was done before this time, by the engine's clock. Defaults to no limit.
+    pub fn until(mut self, time: DateTime<Utc>) -> Self {
+        self.request.until = Some(time);
         self
     }
 

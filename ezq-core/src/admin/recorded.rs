@@ -40,6 +40,7 @@ impl<'a, T> RecordedAct<'a, T> {
 
     /// Who does it. Defaults to the [name of the application](crate::config::Config::app).
     pub fn by(mut self, who: impl Into<String>) -> Self {
+        // Of a wrong request, the error is what is told.
         if let Ok(entry) = &mut self.entry {
             entry.signature.by = who.into();
         }
@@ -107,6 +108,7 @@ pub async fn recorded<T>(
     act: impl Future<Output = Result<T>>,
     count: impl FnOnce(&T) -> Option<u64>,
 ) -> Result<T> {
+    // Before the act: what is done without an entry could not be told later.
     let recorded = Recorded::begin(engine, entry).await?;
     let done = act.await;
     match done.as_ref().map(count) {
@@ -149,6 +151,7 @@ impl<'a> Recorded<'a> {
     /// It cannot be recorded, so it must not be done.
     pub(crate) async fn begin(engine: &'a dyn Engine, entry: AuditEntry) -> Result<Self> {
         let kept = match engine.operations() {
+            // Without a trail an operator can act all the same.
             None => None,
             Some(operations) => Some((operations, operations.record_act(&entry).await?)),
         };

@@ -280,6 +280,7 @@ impl<'a> Schedules<'a> {
                 continue;
             }
 
+            // One entry each: the trail names what was removed.
             let entry = AuditEntry {
                 schedule: Some(schedule.name.clone()),
                 ..entry.clone()

@@ -186,6 +186,7 @@ impl<'a> Subscriptions<'a> {
     {
         let subscriptions = *self;
         let app = self.inner.config.app.as_str();
+        // A wrong argument is told when this is awaited, as of every request.
         let entry = one.as_ref().map(|(queue, pattern)| AuditEntry {
             queue: Some(queue.clone()),
             subject: Some(pattern.to_string()),
@@ -224,7 +225,7 @@ impl<'a> Subscriptions<'a> {
         RecordedAct::new(Ok(entry), move |entry| async move {
             let what = Surplus {
                 parties: subscriptions.store.parties_of(&app).await?,
-                subscriptions: subscriptions.of_app_unless(&app, |_| false).await?,
+                subscriptions: subscriptions.of_app(&app).await?,
             };
             subscriptions.remove_surplus(&app, what, entry).await
         })
@@ -251,6 +252,7 @@ impl<'a> Subscriptions<'a> {
         };
         RecordedAct::new(Ok(entry), move |entry| async move {
             let mut parties = subscriptions.store.parties_of(&app).await?;
+            // It may have declared both roles of the type.
             parties.retain(|party| party.event_type == event_type);
             let what = Surplus {
                 parties,
@@ -281,13 +283,15 @@ impl<'a> Subscriptions<'a> {
             let declared = subscriptions.inner.declared_parties();
             let mut parties = subscriptions.store.parties_of(app).await?;
             parties.retain(|party| !declared.contains(party));
-            let is_wanted = |one: &QueueSubscription| {
-                let patterns = wanted.get(&one.queue);
-                patterns.is_some_and(|patterns| patterns.contains(&one.pattern))
-            };
+            let mut own = subscriptions.of_app(app).await?;
+            // What a handler needs would come back with the next start of its consumer.
+            own.retain(|(queue, pattern)| {
+                let patterns = wanted.get(queue);
+                !patterns.is_some_and(|patterns| patterns.contains(pattern))
+            });
             let what = Surplus {
                 parties,
-                subscriptions: subscriptions.of_app_unless(app, is_wanted).await?,
+                subscriptions: own,
             };
             subscriptions.remove_surplus(app, what, entry).await
         })
@@ -307,14 +311,11 @@ impl<'a> Subscriptions<'a> {
         Ok(wanted)
     }
 
-    async fn of_app_unless(
-        &self,
-        app: &str,
-        stays: impl Fn(&QueueSubscription) -> bool,
-    ) -> Result<Vec<(QueueName, Pattern)>> {
+    /// The subscriptions of an application.
+    async fn of_app(&self, app: &str) -> Result<Vec<(QueueName, Pattern)>> {
         let standing = self.list().await?.into_iter();
-        let goes = standing.filter(|one| one.app == app && !stays(one));
-        Ok(goes.map(|one| (one.queue, one.pattern)).collect())
+        let own = standing.filter(|one| one.app == app);
+        Ok(own.map(|one| (one.queue, one.pattern)).collect())
     }
 
     /// Removes subscriptions and declarations of an application. Returns how many there were.

@@ -251,6 +251,7 @@ impl AuditEntry {
             return Some(format!("the schedule {schedule}"));
         }
 
+        // Both stand in every entry of these actions.
         let app = self.application.as_deref().unwrap_or_default();
         let subject = self.subject.as_deref().unwrap_or_default();
         Some(match self.action {
@@ -273,6 +274,14 @@ impl AuditEntry {
 pub struct AuditRequest {
     /// Only what was done in this queue.
     pub queue: Option<QueueName>,
+    /// Only what this one did: the name as a whole.
+    pub by: Option<String>,
+    /// Only such acts.
+    pub action: Option<AuditAction>,
+    /// Only what was done at this time or later, by the engine's clock.
+    pub since: Option<DateTime<Utc>>,
+    /// Only what was done before this time.
+    pub until: Option<DateTime<Utc>>,
     /// Where the page before this one ended; `None` for the newest entries.
     pub after: Option<PageCursor>,
     /// How many entries to return at most; at least 1.
@@ -283,9 +292,33 @@ impl Default for AuditRequest {
     fn default() -> Self {
         Self {
             queue: None,
+            by: None,
+            action: None,
+            since: None,
+            until: None,
             after: None,
             limit: 50,
         }
+    }
+}
+
+impl AuditRequest {
+    /// Whether an entry is one of those that are asked for, wherever the page begins.
+    #[must_use]
+    pub fn matches(&self, entry: &AuditEntry) -> bool {
+        let Self {
+            queue,
+            by,
+            action,
+            since,
+            until,
+            ..
+        } = self;
+        (queue.is_none() || *queue == entry.queue)
+            && by.as_ref().is_none_or(|by| *by == entry.signature.by)
+            && action.is_none_or(|action| action == entry.action)
+            && since.is_none_or(|since| entry.at >= since)
+            && until.is_none_or(|until| entry.at < until)
     }
 }
 

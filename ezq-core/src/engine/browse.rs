@@ -113,10 +113,10 @@ pub struct EventFilter {
     /// The kind of reason for which a dead letter died.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub died_of: Option<ReasonKind>,
-    /// The event was stored at this time or later.
+    /// The event was stored at this time or later. Of a dead letter: it died then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_after: Option<DateTime<Utc>>,
-    /// The event was stored before this time.
+    /// The event was stored before this time. Of a dead letter: it died before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_before: Option<DateTime<Utc>>,
 }
@@ -178,14 +178,16 @@ impl EventFilter {
         self
     }
 
-    /// Only those that were stored at this time or later, by the engine's clock.
+    /// Only those that were stored at this time or later, by the engine's clock. Of dead letters the time of
+    /// death counts: that is when they were stored where they are.
     #[must_use]
     pub fn stored_after(mut self, time: DateTime<Utc>) -> Self {
         self.stored_after = Some(time);
         self
     }
 
-    /// Only those that were stored before this time, by the engine's clock.
+    /// Only those that were stored before this time, by the engine's clock; of dead letters, those that died
+    /// before.
     #[must_use]
     pub fn stored_before(mut self, time: DateTime<Utc>) -> Self {
         self.stored_before = Some(time);
@@ -203,12 +205,13 @@ impl EventFilter {
             .key
             .as_deref()
             .is_none_or(|key| copy.headers.text(KEY) == Some(key));
-        let is_in_time = self
-            .stored_after
-            .is_none_or(|time| copy.published_at >= time)
-            && self
-                .stored_before
-                .is_none_or(|time| copy.published_at < time);
+        let stored_at = match &copy.state {
+            // It is stored among the dead letters since then.
+            CopyState::Dead { at, .. } => *at,
+            _ => copy.published_at,
+        };
+        let is_in_time = self.stored_after.is_none_or(|time| stored_at >= time)
+            && self.stored_before.is_none_or(|time| stored_at < time);
         let has_failed_so = self.failure.as_ref().is_none_or(|key| key.is_of(copy));
         let is_wanted = is_of_type && has_key && is_in_time && has_failed_so;
         is_wanted && self.fits_handler(copy) && self.fits_error(copy) && self.fits_death(copy)

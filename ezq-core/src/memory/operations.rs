@@ -197,8 +197,7 @@ impl Operations for MemoryEngine {
         };
 
         let older = store.operated.trail.range(..before).rev();
-        let mut meant =
-            older.filter(|(_, entry)| request.queue.is_none() || request.queue == entry.queue);
+        let mut meant = older.filter(|(_, entry)| request.matches(entry));
         let page: Vec<_> = meant.by_ref().take(request.limit.max(1)).collect();
         let last = page.last().map(|(place, _)| *place);
         let next = last.filter(|_| meant.next().is_some());

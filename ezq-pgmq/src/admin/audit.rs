@@ -6,11 +6,12 @@ use ezq_core::engine::{
     Signature,
 };
 use ezq_core::message::{HandlerName, MessageId, QueueName};
-use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{QueryBuilder, Row as _};
 
 use crate::message::encoding::{Encoding, from_json, original};
 use crate::message::receipts;
+use crate::sql::units::in_calendar;
 
 /// What is written of one act.
 pub(crate) struct Act<'a> {
@@ -152,22 +153,39 @@ pub(crate) async fn page(
     connection: &mut PgConnection,
     request: &AuditRequest,
     before: i64,
+    encoding: Encoding,
 ) -> Result<AuditPage, sqlx::Error> {
     let limit = request.limit.max(1);
     // Reading migrates nothing, so the newest columns may be absent.
-    let statement = "
-        SELECT id, at, by, reason, action, queue, handler, to_jsonb(a) ->> 'schedule'::text AS schedule,
-               to_jsonb(a) ->> 'application'::text AS application,
-               to_jsonb(a) ->> 'subject'::text AS subject,
-               target, message_id, stored_at, is_dead, operation, state, filter::text AS filter, count
-        FROM ezq.audit a WHERE id < $1 AND ($2::text IS NULL OR queue = $2)
-        ORDER BY id DESC LIMIT $3";
-    let mut rows = sqlx::query(statement)
-        .bind(before)
-        .bind(request.queue.as_ref().map(QueueName::as_str))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
-        .fetch_all(connection)
-        .await?;
+    let mut query = QueryBuilder::new(
+        "SELECT id, at, by, reason, action, queue, handler,
+                to_jsonb(a) ->> 'schedule'::text AS schedule,
+                to_jsonb(a) ->> 'application'::text AS application,
+                to_jsonb(a) ->> 'subject'::text AS subject,
+                target, message_id, stored_at, is_dead, operation, state, filter::text AS filter, count
+         FROM ezq.audit a WHERE id < ",
+    );
+    query.push_bind(before);
+    // Only what is asked for is a condition, so that an index on it serves a page of a long trail.
+    if let Some(queue) = &request.queue {
+        query.push(" AND queue = ").push_bind(queue.as_str());
+    }
+    if let Some(by) = &request.by {
+        let by = encoding.name(by).into_owned();
+        query.push(" AND by = ").push_bind(by);
+    }
+    if let Some(action) = request.action {
+        query.push(" AND action = ").push_bind(action.name());
+    }
+    if let Some(since) = request.since {
+        query.push(" AND at >= ").push_bind(in_calendar(since));
+    }
+    if let Some(until) = request.until {
+        query.push(" AND at < ").push_bind(in_calendar(until));
+    }
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(asked);
+    let mut rows = query.build().fetch_all(connection).await?;
 
     let has_more = rows.len() > limit;
     rows.truncate(limit);

@@ -35,8 +35,8 @@ pub(crate) fn conditions(state: EventState) -> String {
 
     format!(
         "{state}
-             AND ($4::text IS NULL OR {event_type} = $4)
-             AND ($5::text IS NULL OR q.headers ->> 'x-pgmq-group'::text = $5)
+             AND ($4::text[] IS NULL OR {event_type} = ANY ($4))
+             AND ($5::text[] IS NULL OR q.headers ->> 'x-pgmq-group'::text = ANY ($5))
              AND ($6::text IS NULL OR coalesce(q.headers -> $6 ->> 'state'::text, 'done') <> 'done')
              AND ($7::text IS NULL OR {has_part})
              AND ($8::timestamptz IS NULL OR q.enqueued_at >= $8)
@@ -67,9 +67,15 @@ pub(crate) fn bind<'q>(
         encoding.name(&mark).into_owned()
     });
     let error = filter.error.as_deref();
+    // One value; none if the database cannot hold it, so that nothing matches.
+    let one = |value: &Option<String>| -> Option<Vec<String>> {
+        let value = value.as_ref()?;
+        let held = encoding.may_hold(value).then(|| value.clone());
+        Some(held.into_iter().collect())
+    };
     query
-        .bind(filter.event_type.clone())
-        .bind(filter.key.clone())
+        .bind(one(&filter.event_type))
+        .bind(one(&filter.key))
         .bind(handler)
         .bind(error.map(|text| encoding.text(text).into_owned()))
         .bind(filter.stored_after)

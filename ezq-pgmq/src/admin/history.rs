@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Postgres, Row};
 use crate::admin::copies::copy;
 use crate::admin::overview;
 use crate::error::{self, missing};
+use crate::message::encoding::Encoding;
 use crate::retention::trail;
 use crate::sql;
 use crate::sql::archive::{self, LIFE};
@@ -37,8 +38,11 @@ pub(crate) async fn read(
     connection: &mut PgConnection,
     event_id: &str,
     queue: Option<&QueueName>,
+    encoding: Encoding,
 ) -> Result<History, sqlx::Error> {
     let asked = match queue {
+        // No stored event has such an id.
+        _ if !encoding.may_hold(event_id) => Vec::new(),
         Some(queue) => vec![queue.clone()],
         None => overview::queues(connection).await?,
     };

@@ -132,7 +132,7 @@ async fn remove(
     sqlx::query("SET LOCAL lock_timeout = '3s'")
         .execute(&mut *tx)
         .await?;
-    let Some(oid) = resolved(&mut tx, table).await? else {
+    let Some(oid) = resolved(&mut tx, table, encoding).await? else {
         return Ok(None);
     };
 

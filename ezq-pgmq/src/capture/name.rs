@@ -4,12 +4,18 @@ use ezq_core::{Error, ErrorKind};
 use sqlx::postgres::PgConnection;
 
 use crate::connection::connector::PINNED;
+use crate::message::encoding::Encoding;
 
 /// The table of a name, found by the role's own search path; ezq's sessions have another one.
 pub(super) async fn resolved(
     connection: &mut PgConnection,
     name: &str,
+    encoding: Encoding,
 ) -> Result<Option<i64>, sqlx::Error> {
+    // No table has such a name.
+    if !encoding.may_hold(name) {
+        return Ok(None);
+    }
     sqlx::raw_sql("RESET search_path")
         .execute(&mut *connection)
         .await?;

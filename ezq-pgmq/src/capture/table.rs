@@ -46,7 +46,7 @@ impl Table {
         engine: &PgmqEngine,
     ) -> Result<Self> {
         let asked = async {
-            let oid = resolved(connection, name).await?;
+            let oid = resolved(connection, name, engine.encoding()).await?;
             sqlx::query(sql::TABLE)
                 .bind(oid)
                 .fetch_optional(&mut *connection)

@@ -1,12 +1,12 @@
 //! Subscriptions and broadcasts, on the tables and functions of the schema `ezq`.
 
 use async_trait::async_trait;
-use ezq_core::Result;
 use ezq_core::engine::{
     BroadcastMessage, Broadcasts, EventParty, PublishOutcome, QueueSubscription,
 };
 use ezq_core::event::Pattern;
 use ezq_core::message::QueueName;
+use ezq_core::{Error, ErrorKind, Result};
 
 use crate::admin::subscriptions::{self, PartyColumns};
 use crate::engine::{PgmqEngine, call_part, stored};
@@ -21,6 +21,12 @@ impl Broadcasts for PgmqEngine {
 
     async fn subscribe(&self, app: &str, queue: &QueueName, patterns: &[Pattern]) -> Result<u64> {
         let patterns: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+        let encoding = self.encoding();
+        if let Some(pattern) = patterns.iter().find(|text| !encoding.may_hold(text)) {
+            let pattern = pattern.escape_debug();
+            let text = format!("the encoding of the database cannot hold the pattern `{pattern}`");
+            return Err(Error::new(ErrorKind::InvalidPattern, text));
+        }
         let app = &*self.inner.settings.encoding.name(app);
         let added = call_part!(self.inner, broadcasts, |connection| {
             subscriptions::subscribe(connection, app, queue, &patterns)
@@ -39,8 +45,14 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn unsubscribe(&self, app: &str, which: &[(QueueName, Pattern)]) -> Result<u64> {
-        let queues: Vec<&str> = which.iter().map(|(queue, _)| queue.as_str()).collect();
-        let patterns: Vec<&str> = which.iter().map(|(_, pattern)| pattern.as_str()).collect();
+        let encoding = self.encoding();
+        // What the database cannot hold was never stored.
+        let stored = which
+            .iter()
+            .filter(|(_, pattern)| encoding.may_hold(pattern.as_str()));
+        let (queues, patterns): (Vec<&str>, Vec<&str>) = stored
+            .map(|(queue, pattern)| (queue.as_str(), pattern.as_str()))
+            .unzip();
         let app = &*self.inner.settings.encoding.name(app);
         call_part!(self.inner, broadcasts, |connection| {
             subscriptions::unsubscribe(connection, app, &queues, &patterns)
@@ -85,7 +97,8 @@ impl Broadcasts for PgmqEngine {
     }
 
     async fn parties(&self, event_type: &str) -> Result<Vec<EventParty>> {
-        if self.is_absent("event_parties").await? {
+        let may_stand = self.encoding().may_hold(event_type);
+        if !may_stand || self.is_absent("event_parties").await? {
             return Ok(Vec::new());
         }
         call_part!(self.inner, broadcasts, |connection| {

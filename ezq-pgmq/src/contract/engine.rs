@@ -219,7 +219,8 @@ impl Engine for PgmqEngine {
     async fn history(&self, event_id: &str, queue: Option<&QueueName>) -> Result<History> {
         let connector = &self.inner.connections.connector;
         let mut connection = connector.connect().await?;
-        let statements = history::read(&mut connection, event_id, queue);
+        let encoding = self.encoding();
+        let statements = history::read(&mut connection, event_id, queue, encoding);
         let result = limit(connector.patience(Planning::Free), statements).await;
         // Closed politely if that is possible soon, and dropped otherwise.
         let _ = limit(Duration::from_secs(1), connection.close()).await;

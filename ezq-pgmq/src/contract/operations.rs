@@ -201,6 +201,9 @@ impl Operations for PgmqEngine {
     }
 
     async fn find_operation(&self, id: &str) -> Result<Option<Operation>> {
+        if !self.encoding().may_hold(id) {
+            return Ok(None);
+        }
         let found = call!(self.inner.connections.control, |connection| {
             operations::list(connection, Some(id), 1)
         })?;
@@ -238,8 +241,9 @@ impl Operations for PgmqEngine {
         if self.is_absent("audit").await? {
             return Ok(AuditPage::default());
         }
+        let encoding = self.encoding();
         call!(self.inner.connections.control, |connection| audit::page(
-            connection, request, before
+            connection, request, before, encoding
         ))?
         .map_err(|failure| out_of_reach(failure, Part::Operations, self.place()))
     }

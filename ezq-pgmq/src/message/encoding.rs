@@ -49,6 +49,11 @@ impl Encoding {
         }
     }
 
+    /// Whether the database may hold a text at all. What it cannot hold, nothing in it equals.
+    pub(crate) fn may_hold(self, text: &str) -> bool {
+        !text.contains('\0') && self.lacks(text).is_none()
+    }
+
     /// The first character of a text that surely cannot be stored.
     pub(crate) fn lacks(self, text: &str) -> Option<char> {
         match self {

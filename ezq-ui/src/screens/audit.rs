@@ -9,15 +9,12 @@ use serde::Deserialize;
 use crate::board::Board;
 use crate::failure::Failure;
 use crate::frame::{Frame, render};
-use crate::screens::filter::says;
+use crate::screens::filter::{exact, moment, says};
 use crate::text;
 use crate::verb::plural;
 
-/// How many entries a page has, before the filter of who and what.
+/// How many entries a page has.
 const PAGE: usize = 50;
-/// How many pages of the trail are looked at for one of this screen, so that a filter that fits little
-/// costs no more.
-const LOOKED_AT: usize = 20;
 
 #[derive(Template)]
 #[template(path = "audit.html")]
@@ -51,39 +48,33 @@ pub(crate) struct AuditQuery {
     queue: String,
     by: String,
     action: String,
+    since: String,
     after: String,
 }
 
 impl AuditQuery {
-    fn conditions(&self) -> [(&'static str, &str); 3] {
+    fn conditions(&self) -> [(&'static str, &str); 4] {
         [
             ("queue", self.queue.trim()),
             ("by", self.by.trim()),
             ("action", self.action.trim()),
+            ("since", self.since.trim()),
         ]
     }
 
     fn is_filtered(&self) -> bool {
         self.conditions().iter().any(|(_, value)| !value.is_empty())
     }
-
-    fn fits(&self, entry: &AuditEntry) -> bool {
-        let by = self.by.trim();
-        let action = self.action.trim();
-        (by.is_empty() || entry.signature.by == by)
-            && (action.is_empty() || entry.action.name() == action)
-    }
 }
 
 pub(crate) async fn show(
     State(board): State<Board>,
     frame: Frame,
-    Query(query): Query<AuditQuery>,
+    Query(mut query): Query<AuditQuery>,
 ) -> Result<Response, Failure> {
-    let action = query.action.trim();
-    if !action.is_empty() {
-        // A mistyped action would fit nothing, and look as if nothing was done.
-        action.parse::<AuditAction>()?;
+    if !query.since.trim().is_empty() {
+        // What is said to be ago moves on from page to page.
+        query.since = exact(moment(&query.since)?);
     }
     let frame = frame.page("/audit", "Audit");
     // The newest entries are read once for all viewers, other pages for who asks.
@@ -106,10 +97,7 @@ pub(crate) async fn show(
 
     Ok(render(&Page {
         rows: rows.map(|entry| AuditRow::of(&frame, entry)).collect(),
-        is_filtered: query
-            .conditions()
-            .iter()
-            .any(|(_, value)| !value.is_empty()),
+        is_filtered: query.is_filtered(),
         next,
         path,
         query,
@@ -117,29 +105,27 @@ pub(crate) async fn show(
     }))
 }
 
-/// Reads until a page is full, or enough was looked at.
+/// Reads a page for who asks.
 async fn read(board: &Board, query: &AuditQuery) -> Result<AuditPage, Failure> {
-    let mut found = AuditPage::default();
-    let mut after = (!query.after.is_empty()).then(|| PageCursor::new(&query.after));
-    for _ in 0..LOOKED_AT {
-        let mut list = board.ezq.audit().list().limit(PAGE);
-        if !query.queue.trim().is_empty() {
-            list = list.queue(query.queue.trim());
-        }
-        if let Some(place) = after {
-            list = list.after(place);
-        }
-        let page = board.ask(list).await?;
-        found
-            .entries
-            .extend(page.entries.into_iter().filter(|entry| query.fits(entry)));
-        found.next.clone_from(&page.next);
-        after = page.next;
-        if after.is_none() || found.entries.len() >= PAGE {
-            break;
-        }
+    let mut list = board.ezq.audit().list().limit(PAGE);
+    let [(_, queue), (_, by), (_, action), (_, since)] = query.conditions();
+    if !queue.is_empty() {
+        list = list.queue(queue);
     }
-    Ok(found)
+    if !by.is_empty() {
+        list = list.by(by);
+    }
+    if !action.is_empty() {
+        // A mistyped action would fit nothing, and look as if nothing was done: it is refused.
+        list = list.action(action.parse()?);
+    }
+    if !since.is_empty() {
+        list = list.since(moment(since)?);
+    }
+    if !query.after.is_empty() {
+        list = list.after(PageCursor::new(&query.after));
+    }
+    board.ask(list).await
 }
 
 impl AuditRow {

@@ -165,7 +165,7 @@ pub(crate) fn says(filter: &EventFilter) -> String {
 }
 
 /// A time as it stands in an address.
-fn exact(time: DateTime<Utc>) -> String {
+pub(crate) fn exact(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
@@ -177,7 +177,7 @@ fn key(text: &str) -> Result<FailureKey, Failure> {
 }
 
 /// A time: an exact one, or how long ago, as `15m`.
-fn moment(text: &str) -> Result<DateTime<Utc>, Failure> {
+pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, Failure> {
     let text = text.trim();
     if let Ok(time) = text.parse::<DateTime<Utc>>() {
         return Ok(time);

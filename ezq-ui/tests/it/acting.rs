@@ -187,6 +187,17 @@ async fn the_audit_trail_names_who_by_the_policy_and_is_filtered(database: TestD
     assert!(!pauses.contains("<code>redrive</code>"), "{pauses}");
     let none = get(&router, "/ops/audit?by=nobody").await.text;
     assert!(none.contains("No entry fits the filter."), "{none}");
+    let since = get(&router, "/ops/audit?since=1h&by=ada").await.text;
+    assert!(
+        since.contains("<code>pause</code>") && !since.contains("grace"),
+        "{since}"
+    );
+    let since = get(&router, "/ops/audit?since=2999-01-01T00:00:00Z")
+        .await
+        .text;
+    assert!(since.contains("No entry fits the filter."), "{since}");
+    let wrong = get(&router, "/ops/audit?since=soon").await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
     let wrong = get(&router, "/ops/audit?action=undo").await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
 }

@@ -111,4 +111,9 @@ pub(crate) enum Fault {
     StopsNoOperation,
     CountsStepsTwice,
     RecordsNothing,
+    IgnoresAuditFilters,
+    /// Of dead letters, the time of first storage counts.
+    DatesTheDeadByBirth,
+    NumbersFromTheStart,
+    TellsAgain,
 }

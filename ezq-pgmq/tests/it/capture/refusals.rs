@@ -92,7 +92,7 @@ async fn the_writer_needs_no_right_on_queues_and_cannot_use_the_function_itself(
 
     let error = reader
         .captures()
-        .remove(&format!("public.{queue}"))
+        .remove(format!("public.{queue}"))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission);

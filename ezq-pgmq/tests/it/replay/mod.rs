@@ -287,14 +287,14 @@ async fn time_type_and_data_choose_and_a_dry_run_counts() {
     assert!(
         engine
             .replays()
-            .remove(&format!("{queue} some"))
+            .remove(format!("{queue} some"))
             .await
             .unwrap()
     );
     assert!(
         !engine
             .replays()
-            .remove(&format!("{queue} some"))
+            .remove(format!("{queue} some"))
             .await
             .unwrap()
     );
