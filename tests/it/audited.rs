@@ -28,7 +28,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// Requests that are awaited, filters and answers: what they do is the act of whoever returned them.
-const PARTS: [&str; 23] = [
+const PARTS: [&str; 24] = [
     "AuditQuery",
     "Capture",
     "CancelRequest",
@@ -52,6 +52,7 @@ const PARTS: [&str; 23] = [
     "Replay",
     "ResumeRequest",
     "StopRequest",
+    "UnreadableQueue",
 ];
 
 /// What changes nothing, or returns what acts.

@@ -120,3 +120,24 @@ async fn notifications_that_a_session_does_not_take_are_found() {
     let limit = Duration::from_secs(30);
     tokio::time::timeout(limit, taken).await.unwrap();
 }
+
+#[tokio::test]
+async fn connections_that_run_out_are_found() {
+    let server = EmbeddedPostgres::builder().setting("max_connections", "20");
+    let server = server.start().await.unwrap();
+    let url = server.url();
+    let options = DoctorOptions::default();
+    let silent = examined(&url, "connections", &options).await;
+    assert_eq!(about(&silent, "connections are used"), Some(Severity::Ok));
+
+    let mut held = Vec::new();
+    for _ in 0..15 {
+        held.push(PgConnection::connect(&url).await.unwrap());
+    }
+    let found = examined(&url, "connections", &options).await;
+    assert_eq!(
+        about(&found, "connections are used"),
+        Some(Severity::Warning),
+        "{found:#?}"
+    );
+}

@@ -175,6 +175,10 @@ async fn the_doctor_tells_how_a_pooler_shares_sessions() {
         assert_eq!(found.severity, severity, "{mode}: {found:?}");
         assert!(found.evidence.contains(says), "{mode}: {found:?}");
         assert_eq!(found.advice.is_some(), severity > Severity::Ok, "{found:?}");
+        // Whoever shares a session does not hear what it listens to.
+        let heard = finding(&pooler, "listen").await;
+        let is_deaf = heard.severity > Severity::Ok;
+        assert_eq!(is_deaf, severity > Severity::Ok, "{mode}: {heard:?}");
     }
 }
 
