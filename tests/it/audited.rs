@@ -28,7 +28,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// Requests that are awaited, filters and answers: what they do is the act of whoever returned them.
-const PARTS: [&str; 24] = [
+const PARTS: [&str; 25] = [
     "AuditQuery",
     "Capture",
     "CancelRequest",
@@ -43,6 +43,7 @@ const PARTS: [&str; 24] = [
     "Follow",
     "Health",
     "HistoryRequest",
+    "IngestHealth",
     "OperationRun",
     "PageQuery",
     "PauseRequest",

@@ -59,9 +59,11 @@ async fn the_trail_is_filtered_by_who_what_and_when(stage: &Stage<'_>) -> CaseRe
         let entry = AuditEntry::new(at, signature, action, stage.queue.clone());
         operations.record_act(&entry).await?;
     }
+    // As the engine tells them, with its own times.
     let all = told(stage).await?;
     let mut asked = AuditRequest::default();
     asked.queue = Some(stage.queue.clone());
+    // Each condition alone, then two together, and times on both sides.
     let mut requests = vec![asked.clone(); 8];
     requests[0].by = Some("Ada".to_owned());
     requests[1].by = Some("it's <Bob>".to_owned());

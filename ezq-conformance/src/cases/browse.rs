@@ -223,6 +223,7 @@ async fn a_filter_selects_dead_letters_by_the_time_of_death(stage: &Stage<'_>) -
     stage.pass(pause).await;
     stage.done(vec![(first.receipt.clone(), bury())]).await?;
 
+    // Not by the time at which an event was stored first.
     let select = async |filter: EventFilter| {
         let mut request = request(stage, EventState::Dead);
         request.filter = filter;

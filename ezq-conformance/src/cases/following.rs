@@ -34,6 +34,7 @@ async fn messages_are_read_by_their_numbers(stage: &Stage<'_>) -> CaseResult {
     ids.extend(stage.publish(vec![later]).await?);
     ids.extend(stage.publish_numbers(&[5]).await?);
 
+    // Without numbers nothing can be followed.
     let mut places = Vec::new();
     for id in &ids {
         let place = id.as_number();
@@ -44,6 +45,7 @@ async fn messages_are_read_by_their_numbers(stage: &Stage<'_>) -> CaseResult {
         places.last().copied(),
         "the newest"
     );
+    // By the numbers in the bodies, which say what was read.
     let read = async |after: i64, except: &[i64], limit| -> Result<Vec<i64>, CaseError> {
         let queue = &stage.queue;
         let found = browse.numbered_after(queue, after, except, limit).await?;

@@ -20,6 +20,7 @@ impl Play<'_> {
             return Ok(false);
         };
 
+        // No other step of this sequence has the id.
         let name = self.queue(queue);
         let (action, state) = of(what);
         let id = format!("{name}-{}", self.reference.step());
@@ -68,6 +69,7 @@ fn of(what: Bulk) -> (EventAction, EventState) {
 /// Takes the steps of an operation, by one client after the other. Returns to how many events it was done.
 async fn end(clients: [&dyn Operations; 2], id: &str) -> Result<u64> {
     for step in 0..MOST {
+        // Either client may take any step.
         let operation = clients[step % 2].step(id).await?;
         if operation.status == OperationStatus::Ended {
             return Ok(operation.done);

@@ -8,6 +8,7 @@ impl Reference {
     pub(in crate::model) fn discard_ready(&mut self, queue: usize) -> u64 {
         let now = self.now.moment();
         let held = self.messages.len();
+        // A receipt of a removed message settles nothing any more.
         self.messages
             .retain(|message| message.queue != queue || message.due.moment() > now);
         count(held - self.messages.len())
@@ -29,6 +30,7 @@ impl Reference {
                 true => message.deliveries > 0 && message.returned >= message.deliveries,
                 false => message.deliveries == 0,
             };
+            // Those that one call makes due may stand in any order.
             if is_meant {
                 message.due = due;
                 made_due += 1;
