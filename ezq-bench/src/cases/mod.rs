@@ -15,6 +15,8 @@ mod growth;
 mod idle;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_ingest;
 mod latency;
 mod memory;
 #[cfg(feature = "nats")]
@@ -64,6 +66,8 @@ pub(crate) const ALL: &[Case] = &[
     nats::RELAY,
     #[cfg(feature = "nats")]
     nats::ENGINE,
+    #[cfg(feature = "kafka")]
+    kafka_ingest::CASE,
 ];
 
 /// The cases that run only when they are named: how cost grows, and what needs a broker.
