@@ -23,7 +23,9 @@ use crate::error::{Heard, failed};
 use crate::group::{Group, Partition};
 
 /// Unless the URL says otherwise.
-const DEFAULTS: [(&str, &str); 2] = [
+const DEFAULTS: [(&str, &str); 3] = [
+    // A topic that is made later, or gets more partitions, is seen after so long.
+    ("topic.metadata.refresh.interval.ms", "10000"),
     ("reconnect.backoff.max.ms", "1000"),
     ("isolation.level", "read_committed"),
 ];
@@ -49,7 +51,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A member of a group. Its thread ends with the client when the group says so.
 #[derive(Clone)]
 pub(crate) struct Consumer {
-    brokers: String,
+    /// The topics, as errors name them.
+    topics: String,
     native: Arc<BaseConsumer<Member>>,
     pub(crate) group: Arc<Group>,
 }
@@ -139,7 +142,7 @@ impl Consumer {
         })?;
 
         let consumer = Self {
-            brokers: connection.brokers.clone(),
+            topics: format!("{topics:?}"),
             native: Arc::new(native),
             group,
         };
@@ -251,12 +254,12 @@ impl Consumer {
 
         let error = match code {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
-                let brokers = &self.brokers;
-                let text = format!(
-                    "the Kafka cluster at {brokers} lacks a topic that is to be read, and does not make \
-                     it: create it, or let the cluster (`auto.create.topics.enable`)"
+                let doing = format!(
+                    "lacks one of the topics {}, and does not make it: create it, or let the cluster \
+                     (`auto.create.topics.enable`)",
+                    self.topics
                 );
-                Error::new(ErrorKind::Configuration, text).with_source(error.clone())
+                self.failed(&doing, error, Instant::now())
             }
             _ => {
                 let recently = Instant::now().checked_sub(ANSWER_LIMIT);

@@ -12,7 +12,7 @@ use crate::group::Partition;
 /// How long a call waits for messages.
 const WAIT: Duration = Duration::from_secs(1);
 /// How long it waits while the group has not answered yet.
-const JOIN_WAIT: Duration = Duration::from_secs(15);
+const JOIN_WAIT: Duration = Duration::from_secs(10);
 /// How long leaving the group may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 

@@ -50,7 +50,7 @@ fn crates_depend_downwards_only() {
         ("ezq-cli", vec!["ezq", "ezq-ui"]),
         ("ezq-conformance", vec!["ezq-core"]),
         ("ezq-core", vec![]),
-        ("ezq-kafka", vec!["ezq", "ezq-core"]),
+        ("ezq-kafka", vec!["ezq", "ezq-conformance", "ezq-core"]),
         ("ezq-macros", vec![]),
         ("ezq-nats", vec!["ezq", "ezq-conformance", "ezq-core"]),
         ("ezq-otel", vec!["ezq-core"]),

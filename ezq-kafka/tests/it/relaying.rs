@@ -1,74 +1,20 @@
 //! A relay from a real queue to a cluster, of which either is cut off.
 
 use std::collections::HashMap;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use ezq::message::QueueName;
-use ezq::prelude::*;
 use ezq::relay::Relay;
 use ezq::testing::{TestDatabase, TestEzq};
 use ezq_kafka::KafkaSink;
-use serde::{Deserialize, Serialize};
 
 use crate::records::{count, ids};
 use crate::server::{Cluster, Program, Server};
-
-#[derive(Event, Serialize, Deserialize)]
-#[event(type = "step", queue = "outbox")]
-struct Step {
-    n: u32,
-}
+use crate::workers::{Role, Step, Worker};
 
 const EVENTS: u32 = 6_000;
-/// The variables that tell a worker its database and its cluster.
-const DATABASE: &str = "RELAY_DATABASE";
-const CLUSTER: &str = "RELAY_CLUSTER";
-
-/// A relay in a process of its own.
-struct Worker(Child);
-
-impl Worker {
-    fn start(database: &str, url: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "relaying::worker", "--nocapture"])
-            .env(DATABASE, database)
-            .env(CLUSTER, url)
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for Worker {
-    /// Kills it as `kill -9` does.
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Not a test: what a relay's process runs. In the test run itself it has nothing to do.
-#[tokio::test]
-async fn worker() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let sink = KafkaSink::connect_lazily(&std::env::var(CLUSTER).unwrap()).unwrap();
-    // Slow enough to be killed in the middle.
-    let relay = Relay::new("outbox", sink).batch_size(100).rate(2_000);
-    let ezq = Ezq::builder()
-        .database_url(&database)
-        .without_discovered_handlers()
-        .configure(|config| config.lease = Duration::from_secs(2))
-        .register(relay)
-        .connect()
-        .await
-        .unwrap();
-    ezq.consumer().queue("outbox").run().await.unwrap();
-}
-
 /// Waits until a condition holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         let elapsed = began.elapsed();
@@ -77,7 +23,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn waiting(app: &TestEzq) -> u64 {
+pub(crate) async fn waiting(app: &TestEzq) -> u64 {
     let queue = QueueName::new("outbox").unwrap();
     let stats = app.stats(&queue).await.unwrap();
     assert_eq!(stats.dead, 0, "no event is given up");
@@ -87,7 +33,7 @@ async fn waiting(app: &TestEzq) -> u64 {
 /// An application with so many events in its outbox.
 async fn publish(db: &TestDatabase, count: u32) -> TestEzq {
     let app = db.app(|app| app.queue("outbox")).await.unwrap();
-    let steps: Vec<Step> = (0..count).map(|n| Step { n }).collect();
+    let steps: Vec<Step> = (0..count).map(Step::new).collect();
     app.publish_all(&steps).await.unwrap();
     app
 }
@@ -113,14 +59,14 @@ async fn relays_that_are_killed_and_clusters_that_are_cut_off_lose_no_event(db: 
 
     for _ in 0..3 {
         let before = count(&brokers, "outbox");
-        let relay = Worker::start(&db.url(), &cluster.url());
+        let relay = Worker::start(Role::Relay, &db.url(), &cluster.url());
         until("the relay sends", async || {
             count(&brokers, "outbox") > before + 300
         })
         .await;
         drop(relay);
     }
-    let relay = Worker::start(&db.url(), &cluster.url());
+    let relay = Worker::start(Role::Relay, &db.url(), &cluster.url());
     for _ in 0..2 {
         let before = count(&brokers, "outbox");
         until("the relay sends", async || {
@@ -145,12 +91,12 @@ async fn a_broker_that_ended_and_starts_again_gets_what_came_meanwhile(db: TestD
         return;
     };
     let app = publish(&db, EVENTS / 2).await;
-    let relay = Worker::start(&db.url(), &server.url());
+    let relay = Worker::start(Role::Relay, &db.url(), &server.url());
     until("the queue is empty", async || waiting(&app).await == 0).await;
 
     // It forgets what it stored in the moment in which it ends, so that moment is quiet.
     server.stop();
-    let steps: Vec<Step> = (EVENTS / 2..EVENTS).map(|n| Step { n }).collect();
+    let steps: Vec<Step> = (EVENTS / 2..EVENTS).map(Step::new).collect();
     app.publish_all(&steps).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     server.restart();
@@ -168,7 +114,7 @@ async fn a_cluster_that_is_absent_at_the_start_costs_no_attempt(db: TestDatabase
     let relay = Relay::new("outbox", sink);
     let app = db.app(|app| app.queue("outbox").register(relay)).await;
     let app = app.unwrap();
-    app.publish_all(&[Step { n: 0 }, Step { n: 1 }])
+    app.publish_all(&[Step::new(0), Step::new(1)])
         .await
         .unwrap();
     let consumer = app.consumer().spawn();

@@ -3,57 +3,162 @@
 //! [`Cluster`] is librdkafka's own in-memory cluster. It keeps what it stored while its brokers are down, and
 //! fails as it is told. [`Server`] is another implementation of the protocol, in a process of its own.
 
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-/// Three brokers, all in one.
-pub(crate) struct Cluster(MockCluster<'static, DefaultProducerContext>);
+/// The variable that makes a process a cluster.
+const ROLE: &str = "CLUSTER_PROCESS";
+/// What its answers begin with, among what the test harness prints.
+const ANSWER: &str = "cluster: ";
+
+/// Three brokers in a process of their own. In that of a test, a connection would outlive its end in the
+/// children that were started meanwhile.
+pub(crate) struct Cluster {
+    brokers: String,
+    process: Mutex<Process>,
+}
+
+struct Process {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn answer(&mut self) -> String {
+        loop {
+            let line = self.answers.next().unwrap().unwrap();
+            if let Some((_, answer)) = line.split_once(ANSWER) {
+                return answer.to_owned();
+            }
+        }
+    }
+}
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        Self(MockCluster::new(3).unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server::cluster", "--nocapture"])
+            .env(ROLE, "yes")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut process = Process {
+            orders: child.stdin.take().unwrap(),
+            answers: BufReader::new(child.stdout.take().unwrap()).lines(),
+            child,
+        };
+        Self {
+            brokers: process.answer(),
+            process: Mutex::new(process),
+        }
+    }
+
+    /// Does something to the brokers, and waits until it is done.
+    fn order(&self, order: &str) {
+        let mut process = self.process.lock().unwrap();
+        writeln!(process.orders, "{order}").unwrap();
+        assert_eq!(process.answer(), "done", "{order}");
     }
 
     pub(crate) fn brokers(&self) -> String {
-        self.0.bootstrap_servers()
+        self.brokers.clone()
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("kafka://{}", self.brokers())
+        format!("kafka://{}", self.brokers)
     }
 
     pub(crate) fn create_topic(&self, topic: &str, partitions: i32) {
-        self.0.create_topic(topic, partitions, 3).unwrap();
+        self.order(&format!("create\t{topic}\t{partitions}"));
     }
 
     /// Lets the next produce requests fail, one each.
     pub(crate) fn fail_produces(&self, errors: &[RDKafkaRespErr]) {
-        self.0.request_errors(RDKafkaApiKey::Produce, errors);
+        for error in errors {
+            self.order(&format!("fail\t{}", *error as i32));
+        }
     }
 
     /// Lets every question for a topic fail, until it is given no error.
     pub(crate) fn fail_topic(&self, topic: &str, error: RDKafkaRespErr) {
-        self.0.topic_error(topic, error).unwrap();
+        self.order(&format!("topic\t{topic}\t{}", error as i32));
     }
 
     /// Cuts all connections and takes no new ones.
     pub(crate) fn go_down(&self) {
-        self.0.broker_down(-1).unwrap();
+        self.order("down");
     }
 
     pub(crate) fn come_up(&self) {
-        self.0.broker_up(-1).unwrap();
+        self.order("up");
     }
 
     pub(crate) fn answer_after(&self, delay: Duration) {
-        self.0.broker_round_trip_time(-1, delay).unwrap();
+        self.order(&format!("delay\t{}", delay.as_millis()));
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let mut process = self.process.lock().unwrap();
+        let _ = process.child.kill();
+        let _ = process.child.wait();
+    }
+}
+
+/// Not a test: what a cluster's process runs. It ends with its orders.
+#[test]
+fn cluster() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let brokers = MockCluster::new(3).unwrap();
+    println!("{ANSWER}{}", brokers.bootstrap_servers());
+    for order in std::io::stdin().lines() {
+        let order = order.unwrap();
+        let words: Vec<&str> = order.split('\t').collect();
+        match words[..] {
+            ["create", topic, partitions] => {
+                let partitions = partitions.parse().unwrap();
+                brokers.create_topic(topic, partitions, 3).unwrap();
+            }
+            ["fail", code] => brokers.request_errors(RDKafkaApiKey::Produce, &[fault(code)]),
+            ["topic", topic, code] => brokers.topic_error(topic, fault(code)).unwrap(),
+            ["down"] => brokers.broker_down(-1).unwrap(),
+            ["up"] => brokers.broker_up(-1).unwrap(),
+            ["delay", millis] => {
+                let delay = Duration::from_millis(millis.parse().unwrap());
+                brokers.broker_round_trip_time(-1, delay).unwrap();
+            }
+            _ => panic!("unknown: {order}"),
+        }
+        println!("{ANSWER}done");
+    }
+}
+
+/// The faults that tests use.
+fn fault(code: &str) -> RDKafkaRespErr {
+    let code: i32 = code.parse().unwrap();
+    let all = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+    ];
+    all.into_iter().find(|fault| *fault as i32 == code).unwrap()
 }
 
 /// A program that speaks the protocol.
@@ -116,11 +221,15 @@ impl Server {
         format!("kafka://{}", self.brokers())
     }
 
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Asks the server to end, and waits until it has.
     pub(crate) fn stop(&mut self) {
-        let id = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        assert!(asked.success());
+        self.signal("TERM");
         self.child.wait().unwrap();
     }
 
