@@ -145,6 +145,7 @@ async fn send_bare(
         .map(|n| bodies.next(&Payload::new(n)))
         .collect::<Result<_>>()?;
 
+    // The bodies are at hand before the time is taken.
     let started = Instant::now();
     for batch in bodies.chunks(BATCH) {
         send(producer, &topic, batch.iter().map(String::as_str)).await?;
@@ -180,6 +181,7 @@ async fn send_by_hand(
         if messages.is_empty() {
             break;
         }
+        // A row leaves after its report, as with a relay.
         let bodies = messages.iter().map(|(_, body)| body.as_str());
         send(producer, &queue, bodies).await?;
         let ids: Vec<i64> = messages.iter().map(|(id, _)| *id).collect();
@@ -216,6 +218,7 @@ pub(super) async fn send(
         reports.push(enqueued.map_err(|(error, _)| error)?);
     }
 
+    // All are on their way before the first is awaited.
     for report in reports {
         report.await?.map_err(|(error, _)| error)?;
     }

@@ -88,6 +88,7 @@ async fn ingest(ezq: &Ezq, cluster: &Cluster, events: usize, n: usize) -> Result
     let queue = format!("bench_ingest_kafka_ezq_{n}");
     create(ezq, &queue).await?;
     checkpoint(ezq).await;
+    // A group of its own, so it begins at the start of the topic.
     let url = format!("kafka://{}", cluster.bootstrap_servers());
     let source = KafkaSource::new(&url, format!("bench-{n}"), [TOPIC])?;
 
@@ -121,6 +122,7 @@ async fn read_and_send(
     let mut stored = 0;
     let mut batch = Vec::with_capacity(BATCH);
     while stored < events {
+        // A hang would be a run without an end.
         if began.elapsed() > Duration::from_secs(300) {
             return Err("the records do not come".into());
         }
@@ -129,6 +131,7 @@ async fn read_and_send(
             let body = message?.payload().unwrap_or_default().to_vec();
             batch.push(String::from_utf8(body)?);
         }
+        // The last batch may be smaller.
         if batch.len() < BATCH && stored + batch.len() < events {
             continue;
         }
@@ -154,6 +157,7 @@ fn consumer(cluster: &Cluster) -> Result<BaseConsumer> {
         .set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create()?;
 
+    // Without a group: nobody else reads.
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
         list.add_partition_offset(TOPIC, partition, Offset::Beginning)?;
