@@ -107,6 +107,14 @@ async fn relay(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let server = Server::start()?;
     let plain = server.plain().await?;
     let events = options.events.unwrap_or(EVENTS);
+    // Every pair relays the same events, which a longer window would drop.
+    let config = stream::Config {
+        name: "BENCH".into(),
+        subjects: vec!["bench.>".into()],
+        duplicate_window: Duration::from_millis(100),
+        ..stream::Config::default()
+    };
+    plain.create_stream(config).await?;
     let sink = NatsSink::connect(&server.url).await?;
     let sink = sink.stream("BENCH", &["bench.>"]).await?;
     let builder = Ezq::builder().database_url(database.url());
