@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use ezq_core::engine::{EventCopy, EventPage, EventState, PageCursor, PageRequest};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _};
 
 use crate::admin::copies::copy;
 use crate::admin::filter;
@@ -161,9 +161,8 @@ impl Search<'_> {
         // A cached plan may date from when the table was empty: this one is made for each call.
         let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
         let query = self.bind_place(query).bind(limit);
-        filter::bind(query, &self.request.filter, self.encoding)
-            .fetch_all(connection)
-            .await
+        let query = filter::bind(query, &self.request.filter, self.encoding);
+        by_index(connection, query).await
     }
 
     fn bind_place<'q>(
@@ -209,7 +208,20 @@ impl Search<'_> {
         let columns = format!("q.msg_id, {at} AS at");
         let statement = self.scanned(&columns, &format!("OFFSET {} LIMIT 1", scan - 1));
         let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
-        let row = self.bind_place(query).fetch_optional(connection).await?;
-        row.map(|row| Place::of(&row, self.is_dead())).transpose()
+        let rows = by_index(connection, self.bind_place(query)).await?;
+        let row = rows.first();
+        row.map(|row| Place::of(row, self.is_dead())).transpose()
     }
+}
+
+/// Reads rows by index, whatever the planner knows of the table.
+pub(super) async fn by_index(
+    connection: &mut PgConnection,
+    query: Query<'_, Postgres, PgArguments>,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    // After an error it is rolled back, so that the caller can read in another way.
+    let mut tx = connection.begin_with(sql::BEGIN_BY_INDEX).await?;
+    let rows = query.fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(rows)
 }

@@ -9,6 +9,7 @@ use ezq_core::message::{HandlerName, QueueName};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use crate::admin::browse::by_index;
 use crate::error;
 use crate::message::{encoding, receipts};
 use crate::sql;
@@ -42,7 +43,7 @@ pub(crate) async fn failures(
         let statement = part.statement(queue);
         // A cached plan may date from when the table was empty: this one is made for each call.
         let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
-        match query.bind(scan).fetch_all(&mut *connection).await {
+        match by_index(connection, query.bind(scan)).await {
             Ok(rows) => {
                 for row in &rows {
                     found.push(failure(row, part)?);
@@ -79,15 +80,16 @@ impl Part {
         scan: i64,
     ) -> Result<bool, sqlx::Error> {
         let behind = match self {
-            Self::Dead => format!("{} q", sql::dead_table(queue)),
+            Self::Dead => format!("{} q ORDER BY q.msg_id", sql::dead_table(queue)),
             Self::Retrying => {
                 let table = sql::table(queue);
                 format!("{table} q WHERE q.vt > statement_timestamp() ORDER BY q.vt")
             }
         };
         let statement = format!("SELECT EXISTS (SELECT FROM {behind} OFFSET $1 LIMIT 1)");
-        let query = sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false);
-        query.bind(scan).fetch_one(connection).await
+        let query = sqlx::query(AssertSqlSafe(statement)).persistent(false);
+        let rows = by_index(connection, query.bind(scan)).await?;
+        rows.first().map_or(Ok(false), |row| row.try_get(0))
     }
 }
 

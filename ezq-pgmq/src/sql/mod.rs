@@ -27,6 +27,12 @@ pub(crate) const PIN: &str =
 
 /// Begins a transaction of ezq's own. Its statements rely on seeing each row as it is now.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Begins a transaction whose statements read tables of any size by index. The planner's figures about a
+/// queue are those of its last analysis, when it may have been short or almost all scheduled: by them it
+/// would read and sort the whole table for one page.
+pub(crate) const BEGIN_BY_INDEX: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; \
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+    SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
 /// The table of a queue.
 pub(crate) fn table(queue: &QueueName) -> String {

@@ -1,6 +1,8 @@
 //! What handlers fail of, counted by the database: whatever others wrote into headers, and at a bounded
 //! cost.
 
+use std::time::Duration;
+
 use ezq_core::engine::{Engine, EventFilter, EventState, FailureKey, Failures, PageRequest};
 use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
@@ -119,4 +121,41 @@ async fn alike_errors_are_one_row_and_the_newest_are_looked_at() {
         0,
         "looking made a table"
     );
+}
+
+/// The planner reads a short table as a whole. So it does with a long one that was short, or all scheduled,
+/// when it was last analysed.
+#[tokio::test]
+async fn pages_and_failures_are_read_by_index_whatever_the_planner_knows() {
+    let (engine, queue) = engine_and_queue().await;
+    let mut own = connection().await;
+    let fill = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) SELECT now() - interval '1 s', '1' FROM generate_series(1, 3);
+         INSERT INTO pgmq.q_{queue}_dlq (vt, message) SELECT now(), '1' FROM generate_series(1, 3);
+         ANALYZE pgmq.q_{queue}; ANALYZE pgmq.q_{queue}_dlq"
+    );
+    run(&mut own, &fill).await;
+    let scans = format!(
+        "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables
+         WHERE schemaname = 'pgmq' AND relname IN ('q_{queue}', 'q_{queue}_dlq')"
+    );
+
+    let browse = engine.browse().unwrap();
+    let look = async || {
+        for state in [EventState::Ready, EventState::Scheduled, EventState::Dead] {
+            let request = PageRequest::new(queue.clone(), state);
+            browse.page(&request).await.unwrap();
+        }
+        failures(&engine, &queue, 100).await;
+    };
+    // A session tells what it scanned a second after it last did.
+    look().await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    look().await;
+    let before: i64 = scalar(&mut own, &scans).await;
+    look().await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    look().await;
+    let after: i64 = scalar(&mut own, &scans).await;
+    assert_eq!(after, before, "a table was scanned as a whole");
 }
