@@ -86,16 +86,17 @@ impl<T> fmt::Debug for RecordedAct<'_, T> {
 /// ```
 /// use ezq_core::admin::{AuditAction, AuditEntry, Signature, recorded};
 /// use ezq_core::chrono::Utc;
+/// use ezq_core::engine::Engine;
 /// # use ezq_core::testing::TestApp;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> ezq_core::Result<()> {
 /// # let app = TestApp::new(|app| app)?;
 /// # let queue = ezq_core::message::QueueName::new("orders")?;
-/// let engine = app.engine(&queue);
+/// let engine = app.engine();
 /// let ada = Signature::new("Ada");
 /// let entry = AuditEntry::new(Utc::now(), ada, AuditAction::CreateQueue, queue.clone());
-/// recorded(&**engine, entry, engine.ensure_queue(&queue), |()| None).await?;
+/// recorded(engine, entry, engine.ensure_queue(&queue), |()| None).await?;
 /// # assert_eq!(app.audit().list().await?.entries.len(), 1);
 /// # Ok(()) }
 /// ```
