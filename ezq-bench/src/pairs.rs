@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Result, TooFewEvents};
 use crate::progress::bar;
 
 /// The figures of all pairs, in the order in which they were measured: events a second, unless a case
@@ -35,9 +35,9 @@ impl Pairs {
             for is_second in [false, true] {
                 if is_second == (n % 2 == 1) {
                     // The number of the pair is part of its queues' names, so no two runs share one.
-                    rates.0 = ezq(n).await?.rate();
+                    rates.0 = ezq(n).await?.rate()?;
                 } else {
-                    rates.1 = reference(n).await?.rate();
+                    rates.1 = reference(n).await?.rate()?;
                 }
                 bar.inc(1);
             }
@@ -111,8 +111,15 @@ pub(crate) struct Run {
 
 impl Run {
     /// Events a second.
-    pub(crate) fn rate(self) -> f64 {
-        self.events as f64 / self.took.as_secs_f64()
+    ///
+    /// # Errors
+    ///
+    /// [`TooFewEvents`] for a run that had no events or took no time.
+    pub(crate) fn rate(self) -> Result<f64> {
+        if self.events == 0 || self.took.is_zero() {
+            return Err(TooFewEvents.into());
+        }
+        Ok(self.events as f64 / self.took.as_secs_f64())
     }
 }
 
@@ -172,6 +179,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_run_that_took_no_time_is_refused() {
+        let run = |events, took| async move { Ok(Run { events, took }) };
+        let second = Duration::from_secs(1);
+        for (events, took) in [(40, Duration::ZERO), (0, second)] {
+            let measured = Pairs::measure("", 1, |_| run(40, second), |_| run(events, took)).await;
+            assert!(measured.unwrap_err().is::<TooFewEvents>());
+        }
+    }
+
+    #[tokio::test]
     async fn both_come_first_in_turn_and_the_first_pair_only_warms_up() {
         let order = RefCell::new(String::new());
         let run = |name: char, events: usize| {
@@ -181,7 +198,7 @@ mod tests {
                 took: Duration::from_secs(1),
             }))
         };
-        let pairs = Pairs::measure("", 3, |n| run('a', 10 * n), |_| run('b', 10))
+        let pairs = Pairs::measure("", 3, |n| run('a', 10 * n.max(1)), |_| run('b', 10))
             .await
             .unwrap();
         assert_eq!(*order.borrow(), "abbaabba");

@@ -73,7 +73,7 @@ async fn queued(options: &Options, database: &Database) -> Result<Vec<Outcome>> 
         for n in 0..repetitions {
             claims.push(claim(ezq, &template, n).await?);
             let job = Job::new(QUEUED.name, &size.to_string(), n);
-            rates.push(application.work_off(&template, job).await?.rate());
+            rates.push(application.work_off(&template, job).await?.rate()?);
             bar.inc(1);
         }
         points.push((size, rates, claims));
@@ -155,7 +155,12 @@ async fn handlers(options: &Options, database: &Database) -> Result<Vec<Outcome>
         let mut rates = Vec::new();
         for n in 0..repetitions {
             let job = Job::new(HANDLERS.name, &count.to_string(), n);
-            rates.push(application.work_off_by(&template, job, count).await?.rate());
+            rates.push(
+                application
+                    .work_off_by(&template, job, count)
+                    .await?
+                    .rate()?,
+            );
             bar.inc(1);
         }
 

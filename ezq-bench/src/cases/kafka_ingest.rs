@@ -2,12 +2,12 @@
 //!
 //! The reference reads the same records with a bare consumer of the same client, and stores 500 at a time with
 //! `pgmq.send_batch`. It remembers no position. Joining a group takes a cluster seconds, so a run lasts from the
-//! first row that is stored to the last.
+//! first transaction that stores rows to the last, and counts the rows of all but the first.
 
 use std::time::{Duration, Instant};
 
 use ezq::prelude::*;
-use ezq::sqlx::{AssertSqlSafe, PgConnection, query_scalar};
+use ezq::sqlx::{AssertSqlSafe, PgConnection, query_as, query_scalar};
 use ezq_kafka::KafkaSource;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
@@ -100,9 +100,9 @@ async fn ingest(ezq: &Ezq, cluster: &Cluster, events: usize, n: usize) -> Result
         .run()
         .await?;
     check("what the ingest reports", report.stored, events)?;
-    let took = duration(ezq, &queue).await?;
+    let run = stored_after_the_first(ezq, &queue).await?;
     drop_queue(ezq, &queue, events).await?;
-    Ok(Run { events, took })
+    Ok(run)
 }
 
 async fn read_and_send(
@@ -144,9 +144,9 @@ async fn read_and_send(
         batch.clear();
     }
 
-    let took = duration(ezq, &queue).await?;
+    let run = stored_after_the_first(ezq, &queue).await?;
     drop_queue(ezq, &queue, events).await?;
-    Ok(Run { events, took })
+    Ok(run)
 }
 
 fn consumer(cluster: &Cluster) -> Result<BaseConsumer> {
@@ -166,13 +166,18 @@ fn consumer(cluster: &Cluster) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// The time from the first row of a queue to the last.
-async fn duration(ezq: &Ezq, queue: &str) -> Result<Duration> {
+/// The rows that were stored after those of the first transaction, and in which time.
+///
+/// A row's time is that of its transaction, so with one transaction there is nothing to measure.
+async fn stored_after_the_first(ezq: &Ezq, queue: &str) -> Result<Run> {
     let sql = format!(
-        "select extract(epoch from max(enqueued_at) - min(enqueued_at))::float8 from pgmq.q_{queue}"
+        "with first as (select min(enqueued_at) as at from pgmq.q_{queue})
+         select count(*), coalesce(extract(epoch from max(enqueued_at) - min(first.at)), 0)::float8
+         from pgmq.q_{queue}, first where enqueued_at > first.at"
     );
-    let seconds: f64 = query_scalar(AssertSqlSafe(sql))
-        .fetch_one(ezq.pool())
-        .await?;
-    Ok(Duration::from_secs_f64(seconds))
+    let (rows, seconds): (i64, f64) = query_as(AssertSqlSafe(sql)).fetch_one(ezq.pool()).await?;
+    Ok(Run {
+        events: usize::try_from(rows)?,
+        took: Duration::from_secs_f64(seconds),
+    })
 }
