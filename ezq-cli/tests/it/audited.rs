@@ -67,7 +67,7 @@ const ACTS: [(&str, &[&str], &str); 20] = [
     ),
     ("event cancel", &["orders", "5"], "cancel"),
     // One that runs is discarded as well, by cancelling it.
-    ("event discard", &["orders", "6"], "cancel"),
+    ("event discard", &["orders", "6"], "discard"),
     ("event move", &["orders", "7", "--to", "mail"], "move"),
     (
         "event retry",

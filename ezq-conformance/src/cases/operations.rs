@@ -419,19 +419,25 @@ async fn a_cancellation_is_recorded(stage: &Stage<'_>) -> CaseResult {
             "the engine has no cancellations".to_owned(),
         ));
     };
-    let ids = stage.publish_numbers(&[1]).await?;
+    let ids = stage.publish_numbers(&[1, 2]).await?;
     let order = CancelOrder::new(Cancel::Dead, ada().by).reason(ada().reason);
     cancellations.ask(&stage.queue, &ids[0], &order).await?;
+    let discard = CancelOrder::new(Cancel::Discard, ada().by).reason(ada().reason);
+    cancellations.ask(&stage.queue, &ids[1], &discard).await?;
     // Of one that is not there, nothing is told.
     let missing = unknown_id(&ids[0]);
     cancellations.ask(&stage.queue, &missing, &order).await?;
 
     let entries = told(stage).await?;
     let seen: Vec<_> = entries.iter().map(|one| (one.action, one.count)).collect();
-    check_eq!(seen, [(AuditAction::Cancel, Some(1))], "what is told");
-    check_eq!(entries[0].signature, ada(), "who cancelled");
+    let expected = [
+        (AuditAction::Discard, Some(1)),
+        (AuditAction::Cancel, Some(1)),
+    ];
+    check_eq!(seen, expected, "what is told, newest first");
+    check_eq!(entries[1].signature, ada(), "who cancelled");
     check_eq!(
-        entries[0].event,
+        entries[1].event,
         Some(EventRef::from(&ids[0])),
         "the event that was cancelled"
     );

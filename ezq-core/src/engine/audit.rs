@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::engine::actions::{EventAction, EventRef, Operation, Selection, Signature};
 use crate::engine::browse::{EventFilter, EventState, PageCursor};
+use crate::engine::cancellations::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::queue_name::QueueName;
 use crate::message::settlement::HandlerName;
@@ -19,11 +20,11 @@ pub enum AuditAction {
     Pause,
     /// A queue, a handler or a schedule was resumed.
     Resume,
-    /// An event was cancelled: at once, or by the worker that had it.
+    /// An event was cancelled: at once, or by the worker that had it. It became a dead letter.
     Cancel,
     /// An event that waited was given up.
     Fail,
-    /// An event was discarded, or an operation that discards began.
+    /// An event was discarded, also by a cancellation that deletes it, or an operation that discards began.
     Discard,
     /// The same of a redrive.
     Redrive,
@@ -136,6 +137,16 @@ impl From<&EventAction> for AuditAction {
             EventAction::Redrive => Self::Redrive,
             EventAction::RetryNow => Self::RetryNow,
             EventAction::Move { .. } => Self::Move,
+        }
+    }
+}
+
+impl From<Cancel> for AuditAction {
+    /// What becomes of the event counts, also if a worker has to be asked for it.
+    fn from(what: Cancel) -> Self {
+        match what {
+            Cancel::Dead => Self::Cancel,
+            Cancel::Discard => Self::Discard,
         }
     }
 }

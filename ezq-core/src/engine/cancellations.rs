@@ -23,7 +23,7 @@ use crate::text::bounded;
 pub enum Cancel {
     /// It becomes a dead letter, with the reason [`ReasonKind::Cancelled`].
     Dead,
-    /// It is deleted. Neither an archive nor a trail keeps it.
+    /// It is deleted. Neither an archive nor a trail keeps it. The audit trail calls it a discard.
     Discard,
 }
 

@@ -5,8 +5,7 @@ use tokio::sync::watch;
 
 use super::engine::MemoryEngine;
 use crate::engine::{
-    AuditAction, AuditEntry, CancelOrder, Cancellation, Cancellations, EventRef,
-    QueueCancellations, Signature,
+    AuditEntry, CancelOrder, Cancellation, Cancellations, EventRef, QueueCancellations, Signature,
 };
 use crate::error::Result;
 use crate::message::message_id::MessageId;
@@ -30,7 +29,7 @@ impl Cancellations for MemoryEngine {
         store.operated.record(AuditEntry {
             event: Some(EventRef::Waiting(id.clone())),
             count: Some(1),
-            ..AuditEntry::new(now, signature, AuditAction::Cancel, queue.clone())
+            ..AuditEntry::new(now, signature, order.what.into(), queue.clone())
         });
         let asked = Cancellation::new(id, order.clone(), now);
         store.cancellations.ask(queue, number, asked);

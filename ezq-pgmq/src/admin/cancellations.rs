@@ -4,7 +4,7 @@
 //! commit, which is right for something that rare.
 
 use chrono::{DateTime, Utc};
-use ezq_core::engine::{Cancel, CancelOrder, Death};
+use ezq_core::engine::{AuditAction, Cancel, CancelOrder, Death};
 use ezq_core::message::headers::DEAD;
 use ezq_core::message::{MessageId, QueueName};
 use sqlx::postgres::PgConnection;
@@ -45,7 +45,7 @@ pub(crate) async fn ask(
          recorded AS (
            INSERT INTO ezq.audit
              (at, by, reason, action, queue, message_id, stored_at, is_dead, count)
-           SELECT clock_timestamp(), $5, $6, 'cancel', queue, message_id, stored_at, false, 1
+           SELECT clock_timestamp(), $5, $6, $8, queue, message_id, stored_at, false, 1
            FROM asked)
          SELECT pg_notify($7, queue) FROM asked",
         sql::table(queue)
@@ -58,7 +58,8 @@ pub(crate) async fn ask(
         .bind(order.what == Cancel::Discard)
         .bind(encoding.name(&order.by).into_owned())
         .bind(reason.map(|reason| encoding.text(reason).into_owned()))
-        .bind(CHANNEL);
+        .bind(CHANNEL)
+        .bind(AuditAction::from(order.what).name());
     Ok(query.fetch_optional(connection).await?.is_some())
 }
 

@@ -81,7 +81,7 @@ async fn each_act_is_told_once_with_who_and_how_many() {
         .map(|one| (one.action, one.signature.by.as_str(), one.count))
         .collect();
     let expected = [
-        (AuditAction::Cancel, "A", Some(1)),
+        (AuditAction::Discard, "A", Some(1)),
         (AuditAction::Fail, "B", Some(1)),
         (AuditAction::Discard, "C", Some(1)),
         (AuditAction::Redrive, "D", Some(2)),
