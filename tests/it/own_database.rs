@@ -206,6 +206,32 @@ async fn a_database_is_kept_when_its_test_fails_and_dropped_when_it_succeeds() {
     assert!(is_success && !exists(&url).await, "{url} is dropped");
 }
 
+#[test]
+fn a_test_that_fails_while_it_holds_a_lock_ends() {
+    let (end, has_ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let body = |db: TestDatabase| async move {
+            let app = db.app(|app| app.queue("orders")).await.unwrap();
+            app.publish(&Ordered { id: 1 }).await.unwrap();
+            let mut held = app.pool().begin().await.unwrap();
+            let lock = sqlx::query("LOCK TABLE pgmq.q_orders");
+            lock.execute(&mut *held).await.unwrap();
+            // It waits for the lock, and fails after some seconds.
+            drop(app.published::<Ordered>());
+        };
+        let name = "own_database by hand::locked";
+        let ended = catch_unwind(AssertUnwindSafe(|| ezq::testing::run(name, false, body)));
+        // The receiver is gone once the test has failed.
+        let _ = end.send(ended.is_err());
+    });
+    let limit = Duration::from_secs(60);
+    assert_eq!(
+        has_ended.recv_timeout(limit),
+        Ok(true),
+        "it hangs, or succeeds"
+    );
+}
+
 /// The tests of this file run at once, each with a queue of this name.
 #[ezq::test]
 async fn databases_are_apart(db: TestDatabase) {

@@ -7,7 +7,7 @@ use ezq_core::engine::DeadLetter;
 use ezq_core::message::QueueName;
 use ezq_core::testing::{Hasten, Recorded, Records};
 use ezq_core::{Error, ErrorKind, Result};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::admin::{dead_letters, overview};
@@ -32,7 +32,7 @@ impl Database {
                 .build()
                 .map_err(sqlx::Error::Io)?;
             runtime.block_on(async {
-                let mut connection = PgConnection::connect_with(&options).await?;
+                let mut connection = connect(&options).await?;
                 let records = read(&mut connection).await?;
                 connection.close().await?;
                 Ok(records)
@@ -46,6 +46,15 @@ impl Database {
             )),
         }
     }
+}
+
+/// A connection whose statements fail when a test holds a lock, for which it would wait for ever.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    sqlx::query("SET lock_timeout = '5s'")
+        .execute(&mut connection)
+        .await?;
+    Ok(connection)
 }
 
 async fn read(connection: &mut PgConnection) -> Result<Records, sqlx::Error> {
@@ -141,7 +150,7 @@ fn hasten(queue: &QueueName) -> String {
 impl Hasten for Database {
     async fn hasten(&self, queues: &BTreeSet<QueueName>) -> Result<u64> {
         let hastened = async {
-            let mut connection = PgConnection::connect_with(self.options()).await?;
+            let mut connection = connect(self.options()).await?;
             let mut count = 0;
             for queue in queues {
                 let statement = sqlx::query(AssertSqlSafe(hasten(queue)));

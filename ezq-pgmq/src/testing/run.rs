@@ -4,10 +4,17 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::testing::Database;
+
+/// How long the threads of a failed test may still take.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
+/// How many dead letters a report shows.
+const SHOWN: usize = 20;
 
 /// What a test may return.
 #[diagnostic::on_unimplemented(
@@ -59,6 +66,8 @@ where
     if is_success {
         remove(&runtime, &database);
     } else {
+        // What the test left behind may hold locks on what the report reads: its connections end with its tasks.
+        runtime.shutdown_timeout(LEFT_BEHIND);
         report(&database);
     }
     ended.unwrap_or_else(|panic| resume_unwind(panic))
@@ -82,9 +91,13 @@ fn report(database: &Database) {
     match database.records() {
         Ok(records) => {
             eprintln!("it holds {} messages", records.messages.len());
-            for (queue, letter) in records.dead {
+            let left_out = records.dead.len().saturating_sub(SHOWN);
+            for (queue, letter) in records.dead.into_iter().take(SHOWN) {
                 let reason = letter.reason.map(|reason| reason.error).unwrap_or_default();
                 eprintln!("a dead letter of the queue `{queue}`: {reason}");
+            }
+            if left_out > 0 {
+                eprintln!("and {left_out} more dead letters");
             }
         }
         Err(error) => eprintln!("it cannot be read: {error:?}"),
