@@ -27,6 +27,8 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// every queue.
 const EXAMINED: Duration = Duration::from_secs(600);
 const EXAMINATION: Duration = Duration::from_secs(60);
+/// How often the rights of the role are read while somebody looks, at most.
+const RIGHTS: Duration = Duration::from_secs(30);
 /// How many groups of errors of a queue, and how many keys that wait, are shown.
 const ERRORS: usize = 50;
 const KEYS: usize = 10;
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) payloads: Payloads,
     pub(crate) driver: Arc<Driver>,
     pub(crate) sample: Watched<Sample>,
+    /// Whether the role of the database may do nothing that is recorded.
+    is_read_only: Watched<bool>,
     pub(crate) errors: Shelf<QueueName, ErrorGroups>,
     pub(crate) keys: Shelf<QueueName, Vec<BlockedKey>>,
     pub(crate) schedules: Watched<Vec<ScheduleStatus>>,
@@ -76,6 +80,9 @@ impl Board {
                     async move { trails.sample(&ezq).await }.boxed()
                 })
             },
+            is_read_only: watched(&ezq, every.max(RIGHTS), |ezq| async move {
+                ezq.audit().is_read_only().await
+            }),
             errors: of_queues(&ezq, every, |ezq, queue| async move {
                 ezq.events(&queue)?.errors(ERRORS).await
             }),
@@ -114,6 +121,16 @@ impl Board {
             driver: Arc::default(),
         };
         Self(Arc::new(shared))
+    }
+
+    /// Whether the database lets nobody act. The first page waits for the answer; where there is none, buttons
+    /// stay, and the database refuses what it does not want.
+    pub(crate) async fn is_read_only(&self) -> bool {
+        let mut reading = self.is_read_only.glance();
+        if reading.value.is_none() && reading.failure.is_none() {
+            reading = self.is_read_only.look().await;
+        }
+        reading.value.as_deref().copied().unwrap_or(false)
     }
 
     /// Says that an action has changed queues or their events: who looks next sees it.

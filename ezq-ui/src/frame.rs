@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use ezq::QueueName;
 
 use crate::assets::ASSETS;
 use crate::board::Board;
@@ -33,6 +34,9 @@ const SCREENS: [(&str, &str); 12] = [
     ("/health", "Health"),
 ];
 
+/// Why nobody may act where the policy lets them.
+const READER: &str = "the role of this dashboard may look at the database and change nothing";
+
 /// The frame of a page, for one who may look. It is taken from the request, so a handler that renders a
 /// page has checked the access.
 pub(crate) struct Frame {
@@ -44,6 +48,8 @@ pub(crate) struct Frame {
     /// The path of the screen that the navigation marks.
     pub(crate) screen: &'static str,
     pub(crate) may_act: bool,
+    /// Why buttons are grey; empty if none is.
+    pub(crate) refusal: &'static str,
     pub(crate) can_sign_out: bool,
     /// Why the figures are not new.
     pub(crate) banner: Option<String>,
@@ -100,6 +106,26 @@ impl Frame {
         frame
     }
 
+    /// Makes buttons grey where the database lets nobody change the events of the queue.
+    pub(crate) fn about(self, board: &Board, queue: &QueueName) -> Self {
+        let reading = board.sample.glance();
+        let found = reading
+            .value
+            .as_deref()
+            .and_then(|sample| sample.queue(queue));
+        let is_read_only = found.is_some_and(|found| found.summary.is_read_only);
+        match is_read_only && self.may_act {
+            true => self.refused(READER),
+            false => self,
+        }
+    }
+
+    fn refused(mut self, why: &'static str) -> Self {
+        self.may_act = false;
+        self.refusal = why;
+        self
+    }
+
     /// The address of a path inside the dashboard.
     pub(crate) fn to(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
@@ -134,6 +160,7 @@ impl Frame {
             title: String::new(),
             screen: "",
             may_act: false,
+            refusal: "",
             can_sign_out: parts.extensions.get::<CanSignOut>().is_some(),
             banner: None,
             note: parts.uri.query().and_then(notes::of_query),
@@ -149,8 +176,14 @@ impl FromRequestParts<Board> for Frame {
     async fn from_request_parts(parts: &mut Parts, board: &Board) -> Result<Self, Failure> {
         let viewer = Viewer::from_request_parts(parts, board).await?;
         let mut frame = Self::of(parts);
-        frame.may_act = viewer.may_act;
-        Ok(frame)
+        if !viewer.may_act {
+            return Ok(frame.refused("you may look and change nothing"));
+        }
+        frame.may_act = true;
+        match board.is_read_only().await {
+            true => Ok(frame.refused(READER)),
+            false => Ok(frame),
+        }
     }
 }
 

@@ -57,7 +57,7 @@ const PARTS: [&str; 25] = [
 ];
 
 /// What changes nothing, or returns what acts.
-const LOOKS: [&str; 45] = [
+const LOOKS: [&str; 46] = [
     "App::audit",
     "App::blocked_keys",
     "App::dead_letters",
@@ -66,6 +66,7 @@ const LOOKS: [&str; 45] = [
     "App::history",
     "App::operations",
     "App::stats",
+    "Audit::is_read_only",
     "Audit::list",
     "BulkEvents::filter",
     "BulkEvents::previewed",

@@ -61,6 +61,24 @@ impl<'a> Audit<'a> {
     }
 }
 
+impl Audit<'_> {
+    /// Whether the application's own engine lets it only look: its role may not write the trail, so
+    /// everything that an operator does is refused. False for an engine that keeps no trail.
+    ///
+    /// # Errors
+    /// When the engine could not be asked.
+    pub async fn is_read_only(&self) -> Result<bool> {
+        let Shared {
+            config, services, ..
+        } = self.inner;
+        let engine = services.engines.of(&config.queue);
+        match engine.operations() {
+            Some(operations) => operations.is_read_only().await,
+            None => Ok(false),
+        }
+    }
+}
+
 impl fmt::Debug for Audit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Audit").finish_non_exhaustive()

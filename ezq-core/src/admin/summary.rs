@@ -34,6 +34,9 @@ pub struct QueueSummary {
     pub oldest_claimable: Option<Duration>,
     /// Its pauses, and those of its handlers.
     pub pauses: Vec<Pause>,
+    /// Whether the database lets this application only look at the events: its role may not change or
+    /// remove them. See also [`Audit::is_read_only`](crate::admin::Audit::is_read_only).
+    pub is_read_only: bool,
     totals: Option<QueueTotals>,
 }
 
@@ -92,6 +95,7 @@ impl QueueSummary {
             dead: counts.dead,
             oldest_claimable: counts.oldest_ready.filter(|_| !is_paused),
             pauses,
+            is_read_only: counts.is_read_only,
             totals: counts.totals,
         }
     }

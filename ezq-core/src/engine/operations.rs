@@ -93,6 +93,14 @@ pub trait Operations: Send + Sync {
     /// When the store could not be read.
     async fn find_operation(&self, id: &str) -> Result<Option<Operation>>;
 
+    /// Whether this client lacks the right to write the audit trail. Nothing is done that cannot be recorded.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    async fn is_read_only(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writes an entry about what another call is going to do, so that nothing is done that cannot be
     /// recorded. Its time is now. Returns an id, with which its count [follows](Self::record_count).
     ///

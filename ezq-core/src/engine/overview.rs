@@ -83,6 +83,8 @@ pub struct QueueCounts {
     pub oldest_ready: Option<Duration>,
     /// How many messages were stored and removed so far, if the engine knows.
     pub totals: Option<QueueTotals>,
+    /// Whether this client lacks the right to change or remove messages of the queue.
+    pub is_read_only: bool,
 }
 
 impl QueueCounts {
@@ -98,6 +100,7 @@ impl QueueCounts {
             dead: Count::default(),
             oldest_ready: None,
             totals: None,
+            is_read_only: false,
         }
     }
 }

@@ -113,6 +113,21 @@ pub(crate) async fn write(
         .await
 }
 
+/// Whether the role may not write the trail, or may not make it where there is none yet. Neither can a
+/// session that takes no writes, such as one on a standby.
+pub(crate) async fn is_read_only(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let statement = "
+        SELECT current_setting('transaction_read_only')::boolean OR NOT CASE
+                 WHEN a.oid IS NOT NULL
+                 THEN has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(a.oid, 'INSERT')
+                 WHEN n.oid IS NOT NULL THEN has_schema_privilege(n.oid, 'CREATE')
+                 ELSE has_database_privilege(current_database(), 'CREATE') END
+        FROM (VALUES (1)) AS one(row)
+        LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'ezq'
+        LEFT JOIN pg_catalog.pg_class a ON a.relnamespace = n.oid AND a.relname = 'audit'";
+    sqlx::query_scalar(statement).fetch_one(connection).await
+}
+
 /// Sets the count of an entry. One of nothing is removed.
 pub(crate) async fn count(
     connection: &mut PgConnection,

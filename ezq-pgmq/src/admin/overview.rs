@@ -39,23 +39,40 @@ pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueNam
     Ok(queues)
 }
 
-/// Which of these queues exist, and whether each has a place for dead letters.
+/// A queue that exists.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Existing {
+    pub(crate) has_dead: bool,
+    /// Whether the role may not change or remove its messages.
+    pub(crate) is_read_only: bool,
+}
+
+/// Which of these queues exist.
 pub(crate) async fn existing(
     connection: &mut PgConnection,
     queues: &[QueueName],
-) -> Result<HashMap<String, bool>, sqlx::Error> {
+) -> Result<HashMap<String, Existing>, sqlx::Error> {
     let statement = "
-        SELECT w.name, to_regclass('pgmq.' || quote_ident('q_' || w.dead)) IS NOT NULL
-        FROM unnest($1::text[], $2::text[]) AS w(name, dead)
-        WHERE to_regclass('pgmq.' || quote_ident('q_' || w.name)) IS NOT NULL";
+        SELECT w.name, to_regclass('pgmq.' || quote_ident('q_' || w.dead)) IS NOT NULL,
+               NOT (has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))
+        FROM unnest($1::text[], $2::text[]) AS w(name, dead),
+             LATERAL (SELECT to_regclass('pgmq.' || quote_ident('q_' || w.name))::oid AS oid) t
+        WHERE t.oid IS NOT NULL";
     let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
     let dead: Vec<String> = queues.iter().map(QueueName::dead_letters).collect();
-    let found: Vec<(String, bool)> = sqlx::query_as(statement)
+    let found: Vec<(String, bool, bool)> = sqlx::query_as(statement)
         .bind(names)
         .bind(dead)
         .fetch_all(connection)
         .await?;
-    Ok(found.into_iter().collect())
+    let existing = found.into_iter().map(|(name, has_dead, is_read_only)| {
+        let existing = Existing {
+            has_dead,
+            is_read_only,
+        };
+        (name, existing)
+    });
+    Ok(existing.collect())
 }
 
 /// The tables of queues that nobody can read, since a session has locked them or waits to.

@@ -215,6 +215,13 @@ impl Operations for PgmqEngine {
         }
     }
 
+    async fn is_read_only(&self) -> Result<bool> {
+        call!(self.inner.connections.control, |connection| {
+            audit::is_read_only(connection)
+        })?
+        .map_err(|failure| error::of(failure, self.place()))
+    }
+
     async fn record_act(&self, entry: &AuditEntry) -> Result<String> {
         let encoding = self.encoding();
         let written = call_part!(self.inner, operations, |connection| audit::write(

@@ -9,7 +9,7 @@ use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
 
 use super::seat::Seat;
-use crate::admin::overview;
+use crate::admin::overview::{self, Existing};
 use crate::connection::dedicated::call;
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
@@ -36,7 +36,11 @@ impl QueueOverview for PgmqEngine {
         let mut all = Vec::with_capacity(queues.len());
         let mut locked: Option<HashSet<String>> = None;
         for queue in queues {
-            let Some(has_dead) = existing.get(queue.as_str()).copied() else {
+            let Some(Existing {
+                has_dead,
+                is_read_only,
+            }) = existing.get(queue.as_str()).copied()
+            else {
                 all.push(Ok(None));
                 continue;
             };
@@ -52,7 +56,10 @@ impl QueueOverview for PgmqEngine {
                 connection, queue, has_dead, cap
             ))?;
             all.push(match counted {
-                Ok(counts) => Ok(Some(counts)),
+                Ok(mut counts) => {
+                    counts.is_read_only = is_read_only;
+                    Ok(Some(counts))
+                }
                 // It was dropped meanwhile.
                 Err(failure) if missing::of_pgmq(&failure).is_some() => Ok(None),
                 Err(failure) => {

@@ -115,7 +115,7 @@ pub(crate) async fn preview(
     };
 
     let what = plural(state);
-    let frame = frame.page(
+    let frame = frame.about(&board, &queue).page(
         match state {
             EventState::Dead => "/dead",
             _ => "/queues",

@@ -73,7 +73,9 @@ pub(crate) async fn show(
     }
     let found = board.ask(page).await?;
 
-    let frame = frame.page("/dead", format!("Dead letters of {queue}"));
+    let frame = frame
+        .about(&board, &queue)
+        .page("/dead", format!("Dead letters of {queue}"));
     let queue_href = frame.to(&format!("/queues/{}", text::encoded(queue.as_str())));
 
     let path = format!("{queue_href}/dead");

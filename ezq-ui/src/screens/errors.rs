@@ -48,7 +48,9 @@ pub(crate) async fn show(
     let path = frame.to(&format!("/queues/{}", text::encoded(queue.as_str())));
     // Once for all viewers: it looks at many events.
     let reading = board.errors.of(&queue).look().await;
-    let frame = frame.page("/queues", format!("Errors of {queue}"));
+    let frame = frame
+        .about(&board, &queue)
+        .page("/queues", format!("Errors of {queue}"));
     let frame = frame.live().figures(&reading);
     let errors = reading.value.as_deref();
     let groups = errors.map_or(&[][..], |errors| &errors.groups);

@@ -202,7 +202,7 @@ async fn page(
         .collect();
     let targets = queues::others(board, queue).await;
     let title = copies.first().map_or("Event", |copy| &copy.event_type);
-    let frame = frame.page("/queues", title);
+    let frame = frame.about(board, queue).page("/queues", title);
     let here = frame.here.split('?').next().unwrap_or_default().to_owned();
 
     render(&Page {

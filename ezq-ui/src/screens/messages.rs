@@ -169,7 +169,9 @@ pub(crate) async fn show(
     }
     let found = board.ask(page).await?;
 
-    let frame = frame.page("/queues", format!("Events of {queue}"));
+    let frame = frame
+        .about(&board, &queue)
+        .page("/queues", format!("Events of {queue}"));
     let states = STATES.iter().map(|one| StateTab {
         name: one.to_string(),
         href: query.in_state(&path, &one.to_string()),

@@ -72,6 +72,28 @@ async fn one_who_may_only_look_is_refused_every_action(database: TestDatabase) {
     assert!(page.contains("<button disabled>Pause the queue</button>"));
 }
 
+/// The application as a role that may read everything, and may do what `grants` says.
+async fn reader(database: &TestDatabase, owner: &Ezq, name: &str, grants: &str) -> Ezq {
+    let role = format!("{name}_{}", std::process::id());
+    let grants = grants.replace("ROLE", &role);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq, ezq TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA pgmq, ezq TO {role}; {grants}"
+    )))
+    .execute(owner.pool())
+    .await
+    .unwrap();
+
+    let url = database.url();
+    let (start, rest) = url.split_once("://").unwrap();
+    let (_, place) = rest.split_once('@').unwrap();
+    let builder = Ezq::builder().without_discovered_handlers();
+    let reader = builder
+        .database_url(format!("{start}://{role}@{place}"))
+        .manage_schema(false);
+    reader.connect().await.unwrap()
+}
+
 #[ezq::test]
 async fn a_role_that_may_only_read_sees_everything_and_is_refused_every_action(
     database: TestDatabase,
@@ -84,34 +106,18 @@ async fn a_role_that_may_only_read_sees_everything_and_is_refused_every_action(
     let started = events.all(EventState::Dead).discard().start().await;
     let id = started.unwrap().id;
     owner.operations().stop(&id).await.unwrap();
-    let role = format!("reader_{}", std::process::id());
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pgmq, ezq TO {role};
-         GRANT SELECT ON ALL TABLES IN SCHEMA pgmq, ezq TO {role}"
-    )))
-    .execute(owner.pool())
-    .await
-    .unwrap();
-
-    let (start, rest) = database
-        .url()
-        .split_once("://")
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .unwrap();
-    let (_, place) = rest.split_once('@').unwrap();
-    let builder = Ezq::builder().without_discovered_handlers();
-    let reader = builder
-        .database_url(format!("{start}://{role}@{place}"))
-        .manage_schema(false)
-        .connect()
-        .await
-        .unwrap();
+    let reader = reader(&database, &owner, "reader", "").await;
     // The policy lets them act, and the database does not.
     let router = mounted(&reader, operators());
     for page in PAGES {
         let answer = get(&router, page).await;
         assert_eq!(answer.status, StatusCode::OK, "{page}: {}", answer.text);
         assert!(!answer.text.contains("could not be read:"), "{page}");
+        let grey = acting_buttons(&answer.text);
+        let is_grey = grey.iter().all(|button| button.contains(" disabled"));
+        assert!(is_grey, "{page}: {grey:?}");
+        let why = "the role of this dashboard may look at the database and change nothing";
+        assert!(answer.text.contains(why), "{page}: {}", answer.text);
     }
     for (action, form) in [
         ("/ops/queues/orders/pause", "reason=x"),
@@ -130,6 +136,43 @@ async fn a_role_that_may_only_read_sees_everything_and_is_refused_every_action(
         );
     }
     assert_eq!(dead(&owner).await, 1);
+}
+
+#[ezq::test]
+async fn buttons_are_grey_on_the_events_of_a_queue_that_the_role_may_not_change(
+    database: TestDatabase,
+) {
+    bury(&database, 1, "{}").await;
+    let owner = application(&database).await;
+    let event = publish(&owner, "orders", "order.paid", "1").await;
+    let mail = publish(&owner, "mails", "mail.wanted", "1").await;
+    owner
+        .queues()
+        .pause_handler("orders", "mail")
+        .await
+        .unwrap();
+    let grants = "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ezq TO ROLE;
+                  GRANT INSERT, UPDATE, DELETE ON pgmq.q_mails TO ROLE";
+    let router = reader(&database, &owner, "steerer", grants).await;
+    let router = mounted(&router, operators());
+
+    for (path, is_grey) in [
+        (format!("/ops/queues/orders/events/{event}"), true),
+        ("/ops/queues/orders/dead".to_owned(), true),
+        ("/ops/queues/orders/all/dead/redrive".to_owned(), true),
+        // A pause changes no event.
+        ("/ops/queues/orders".to_owned(), false),
+        (format!("/ops/queues/mails/events/{mail}"), false),
+    ] {
+        let page = get(&router, &path).await.text;
+        let buttons = acting_buttons(&page);
+        assert!(!buttons.is_empty(), "{path}: {page}");
+        for button in buttons {
+            assert_eq!(button.contains(" disabled"), is_grey, "{path}: {button}");
+        }
+    }
+    let pause = post(&router, "/ops/queues/orders/pause", "reason=x").await;
+    assert_eq!(pause.status, StatusCode::SEE_OTHER, "{}", pause.text);
 }
 
 #[ezq::test]
