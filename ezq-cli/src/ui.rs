@@ -38,6 +38,11 @@ pub(crate) struct Ui {
     #[arg(long, value_name = "FILE", conflicts_with = "token_file")]
     password_file: Option<PathBuf>,
 
+    /// The header in which a proxy names the signed-in person, for the audit trail. Who comes without it may
+    /// look and change nothing. The proxy must remove the header from what browsers send
+    #[arg(long, value_name = "NAME", value_parser = header_name)]
+    user_header: Option<String>,
+
     /// Read a password from stdin, print its hash for a password file, and do nothing else
     #[arg(long)]
     hash_password: bool,
@@ -58,14 +63,9 @@ pub(crate) async fn run(session: &Session, ui: Ui) -> Result<(), Failure> {
     };
     let ezq = session.connect(access).await?;
 
-    // Who signs in with a secret is not the user that runs the program.
-    let operator = match secret {
-        Some(_) => "dashboard".to_owned(),
-        None => user().unwrap_or_else(|| "dashboard".to_owned()),
-    };
     let policy = match is_read_only {
         true => ezq_ui::Access::read_only(),
-        false => ezq_ui::Access::actions(move |_| Some(operator.clone())),
+        false => actions(ui.user_header, secret.is_some()),
     };
     let dashboard = Dashboard::new(ezq.clone(), policy).hosts(ui.hosts);
     let mut server = Server::new(dashboard).listen(ui.listen);
@@ -78,6 +78,37 @@ pub(crate) async fn run(session: &Session, ui: Ui) -> Result<(), Failure> {
     server.serve(signals.received()).await?;
     ezq.close().await;
     Ok(())
+}
+
+/// Everybody who is in may act, under the name that a proxy gives them where there is one.
+fn actions(user_header: Option<String>, has_secret: bool) -> ezq_ui::Access {
+    if let Some(name) = user_header {
+        return ezq_ui::Access::actions(move |request| {
+            let values = request.headers.get_all(&name).iter();
+            named(values.map(|value| value.as_bytes()))
+        });
+    }
+    // Who signs in with a secret is not the user that runs the program.
+    let user = user().filter(|_| !has_secret);
+    let operator = user.unwrap_or_else(|| "dashboard".to_owned());
+    ezq_ui::Access::actions(move |_| Some(operator.clone()))
+}
+
+/// The person whom a proxy names. Of two names nobody knows which the proxy has set.
+fn named<'h>(mut values: impl Iterator<Item = &'h [u8]>) -> Option<String> {
+    let first = values.next()?;
+    let is_only = values.next().is_none();
+    let text = std::str::from_utf8(first).ok()?.trim();
+    (is_only && !text.is_empty()).then(|| text.to_owned())
+}
+
+fn header_name(text: &str) -> Result<String, String> {
+    let mut bytes = text.bytes();
+    let is_name = bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    match is_name && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Err("the name of a header has letters, digits, `-` and `_`".to_owned()),
+    }
 }
 
 /// Prints where the dashboard is.

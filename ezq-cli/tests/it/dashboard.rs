@@ -65,7 +65,7 @@ impl Drop for Running {
 /// One request: the answer with its head.
 fn request(url: &str, method: &str, headers: &str, body: &str) -> String {
     let rest = url.strip_prefix("http://").unwrap();
-    let (host, path) = rest.split_once('/').unwrap();
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(host).unwrap();
     let request = format!(
         "{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
@@ -250,6 +250,36 @@ async fn other_machines_sign_in_with_a_secret(database: TestDatabase) {
         said.contains("It speaks no TLS") && !said.contains("no option of ezq"),
         "{said}"
     );
+}
+
+#[ezq::test]
+async fn a_proxy_names_who_acts(database: TestDatabase) {
+    let url = database.url();
+    bury(&database, "orders", &[("order.paid", "no such account")]).await;
+    let wrong = ["ui", "--user-header", "X User"];
+    ezq(&url, &wrong).fails(2, "the name of a header has letters");
+
+    let mut ui = command(&["ui", "--user-header", "X-Forwarded-User"]);
+    let mut ui = Running::start(ui.env("EZQ_DATABASE_URL", &url));
+    let link = ui.line();
+    let cookie = cookie(&request(&link, "GET", "", ""));
+    let pause = format!("{}/queues/orders/pause", server(&link));
+    // Who comes past the proxy, and who sends a name of their own along, may only look.
+    for names in [
+        "",
+        "x-forwarded-user: \r\n",
+        "x-forwarded-user: eve\r\nx-forwarded-user: ada\r\n",
+    ] {
+        let refused = request(&pause, "POST", &format!("{cookie}{names}"), "");
+        assert_eq!(status(&refused), "403", "{names:?}");
+        let page = request(server(&link), "GET", &format!("{cookie}{names}"), "");
+        assert!(page.contains("you may look and change nothing"), "{page}");
+    }
+    let named = format!("{cookie}X-Forwarded-User: zoé <zoe@example.com>\r\n");
+    assert_eq!(status(&request(&pause, "POST", &named, "")), "303");
+    let audit = &ezq(&url, &["audit", "list", "--json"]).objects()[0];
+    assert_eq!(audit["by"], "zoé <zoe@example.com>");
+    ui.interrupt();
 }
 
 #[test]
