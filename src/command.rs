@@ -16,6 +16,9 @@ use ezq_core::publish::{Publish, Published};
 
 /// Publishes one of the program's own events.
 ///
+/// The [audit trail](ezq_core::app::App::audit) does not record it, like everything that a program publishes.
+/// A program that wants an entry writes one with [`recorded`](ezq_core::admin::recorded).
+///
 /// ```
 /// use clap::Parser;
 /// use ezq::command::{EventTypes, PublishCommand};

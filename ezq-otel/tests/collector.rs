@@ -324,7 +324,8 @@ async fn baggage_goes_along_and_a_context_of_the_publishers_own_is_kept() {
     let publish = traced
         .app
         .publish(&Placed { order: 2 })
-        .header("traceparent", own);
+        .header("traceparent", own)
+        .header("tracestate", "vendor=7");
     publish.await.unwrap();
     let spans = traced.spans().await;
     let foreign: Vec<u8> = (0..16)
@@ -334,6 +335,10 @@ async fn baggage_goes_along_and_a_context_of_the_publishers_own_is_kept() {
     assert!(
         runs.iter()
             .any(|span| span.trace_id == foreign && !span.parent_span_id.is_empty())
+    );
+    let states = runs.iter().filter(|span| span.trace_id == foreign);
+    assert!(
+        states.clone().count() > 0 && states.clone().all(|span| span.trace_state == "vendor=7")
     );
 }
 

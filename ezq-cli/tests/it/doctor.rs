@@ -1,9 +1,12 @@
 //! `ezq doctor`.
 
+use std::process::Command;
+
 use ezq::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
 use ezq::testing::TestDatabase;
 
-use crate::program::{create, ezq, publisher};
+use crate::program::{create, ezq, publisher, run};
+use crate::skip;
 
 #[ezq::test]
 async fn what_is_broken_is_an_error_until_the_printed_sql_has_run(database: TestDatabase) {
@@ -29,6 +32,45 @@ error tables: the queue `orders`: the table pgmq.q_orders has no valid index on 
     );
     execute(&mut admin, found["remedy"].as_str().unwrap()).await;
     ezq(&url, &tables).is(0, "", "all is well: 1 finding\n");
+}
+
+/// Both run on this machine, so the program sees another time.
+#[ezq::test]
+async fn clocks_that_differ_are_found(database: TestDatabase) {
+    let test = "doctor::clocks_that_differ_are_found";
+    let Some(_) = skip::program("faketime", "faketime", test) else {
+        return;
+    };
+    let url = database.url();
+    create(&publisher(&database).await, "orders").await;
+    let looked = |shift: &str| {
+        let program = env!("CARGO_BIN_EXE_ezq");
+        let mut faked = Command::new("faketime");
+        faked.args([
+            "-m", "-f", shift, program, "doctor", "--check", "clock", "--all",
+        ]);
+        // Waits are measured by the monotonic clock, which stays as it is.
+        for name in ["DONT_FAKE_MONOTONIC", "FAKETIME_DONT_FAKE_MONOTONIC"] {
+            faked.env(name, "1");
+        }
+        run(faked.env("EZQ_DATABASE_URL", &url))
+    };
+
+    for (shift, said) in [
+        ("+0s", "ok clock: the clock of the server is 0."),
+        ("+20s", "notice clock: the clock of the server is "),
+        ("-2h", "warning clock: the clock of the server is 7"),
+    ] {
+        let looked = looked(shift);
+        assert!(looked.stdout.starts_with(said), "{shift}: {looked:?}");
+        assert_eq!(looked.code, 0, "a skew stops nothing: {looked:?}");
+    }
+    let behind = looked("+20s").stdout;
+    assert!(
+        behind.contains(" s behind this machine's") && behind.contains("(NTP)"),
+        "{behind}"
+    );
+    assert!(looked("-2h").stdout.contains(" s ahead of this machine's"));
 }
 
 #[ezq::test]

@@ -17,3 +17,6 @@ mod own_events;
 mod page;
 mod program;
 mod queues;
+// Packages do not have tests, so one file serves several crates.
+#[path = "../../../ezq-pgmq/tests/it/skip.rs"]
+mod skip;

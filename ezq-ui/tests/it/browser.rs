@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::server::{Running, TOKEN};
 use crate::shop::Shop;
 use crate::skip;
-use crate::stage::{application, bury, dead, operators};
+use crate::stage::{application, bury, dead, operators, publish};
 
 /// The name and the path of each screen; a shop adds those of single things.
 const SCREENS: [(&str, &str); 20] = [
@@ -353,6 +353,95 @@ async fn the_buttons_of_a_viewer_are_grey_and_a_crafted_post_is_refused(database
     assert_eq!(status.unwrap(), json!(403));
     assert_eq!(dead(&ezq).await, 2);
     assert!(ezq.operations().list(10).await.unwrap().is_empty());
+    browser.client.clone().close().await.unwrap();
+}
+
+#[ezq::test]
+async fn every_link_and_button_is_reached_by_the_keyboard(database: TestDatabase) {
+    let test = "every_link_and_button_is_reached_by_the_keyboard";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    bury(&database, 2, "{}").await;
+    let ezq = application(&database).await;
+    let dashboard = Dashboard::new(ezq.clone(), operators());
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+    for path in ["/ops", "/ops/queues/orders", "/ops/queues/orders/dead"] {
+        browser.go(&format!("{base}{path}")).await;
+        // Hidden pages are not refreshed, so this one stays as it is.
+        let reachable = "Object.defineProperty(document, 'hidden', {value: true});
+            const all = document.querySelectorAll('a[href], button, input, select, summary');
+            window.shown = [...all].filter((one) => one.type !== 'hidden' && one.checkVisibility());
+            return shown.length;";
+        let wanted = browser.number(reachable).await;
+        assert!(wanted > 15, "{path}: {wanted}");
+
+        // In the order in which they stand, and each with a mark that shows where one is.
+        for place in 0..wanted {
+            let focused = browser.client.active_element().await.unwrap();
+            focused.send_keys("\u{e004}").await.unwrap();
+            let at = "const one = document.activeElement;
+                const has_outline = getComputedStyle(one).outlineStyle !== 'none';
+                return has_outline ? shown.indexOf(one) : -2;";
+            assert_eq!(browser.number(at).await, place, "{path}");
+        }
+    }
+    browser.client.clone().close().await.unwrap();
+}
+
+#[ezq::test]
+async fn a_page_is_refreshed_only_while_somebody_looks_and_wants_it(database: TestDatabase) {
+    let test = "a_page_is_refreshed_only_while_somebody_looks_and_wants_it";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    let ezq = application(&database).await;
+    publish(&ezq, "orders", "order.paid", "1").await;
+    let dashboard = Dashboard::new(ezq.clone(), operators());
+    let dashboard = dashboard.refresh(Duration::from_millis(100));
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+    browser.go(&format!("{base}/ops/queues")).await;
+    let execute = async |script: &str| {
+        let answer = browser.client.execute(script, Vec::new()).await;
+        answer.unwrap()
+    };
+    // Whether the refreshes since the last question were kept back.
+    execute(
+        "window.seen = [];
+         document.addEventListener('htmx:before:request', (event) => seen.push(event.defaultPrevented));",
+    )
+    .await;
+    let refresh = "seen.length = 0;
+        document.getElementById('poll').dispatchEvent(new Event('ezq:refresh'));
+        return seen;";
+    let set_hidden =
+        "Object.defineProperty(document, 'hidden', {value: HIDDEN, configurable: true});";
+
+    assert_eq!(execute(refresh).await, json!([false]));
+    browser.click(Locator::Id("pause")).await;
+    assert_eq!(execute(refresh).await, json!([true]));
+    browser.click(Locator::Id("pause")).await;
+    assert_eq!(execute(refresh).await, json!([false]));
+    execute(&set_hidden.replace("HIDDEN", "true")).await;
+    assert_eq!(execute(refresh).await, json!([true]));
+
+    // Who comes back sees at once what is new, without having asked.
+    publish(&ezq, "mails", "mail.wanted", "1").await;
+    execute(&set_hidden.replace("HIDDEN", "false")).await;
+    execute("document.dispatchEvent(new Event('visibilitychange'));").await;
+    browser.shows("//main//a[text()='mails']").await;
+
+    // The theme is kept for the next page.
+    let theme = "return document.documentElement.dataset.theme ?? ''";
+    let before = execute(theme).await;
+    browser.click(Locator::Id("theme")).await;
+    let chosen = execute(theme).await;
+    assert!(
+        chosen != before && (chosen == "dark" || chosen == "light"),
+        "{chosen}"
+    );
+    browser.go(&format!("{base}/ops/dead")).await;
+    assert_eq!(execute(theme).await, chosen);
     browser.client.clone().close().await.unwrap();
 }
 

@@ -12,6 +12,7 @@ use ezq::{CancellationToken, Ezq};
 use ezq_ui::Dashboard;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::stage::{application, get, operators, post, publish, send};
@@ -22,6 +23,8 @@ pub(crate) struct Counting {
     statements: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
     cut: CancellationToken,
+    /// Whether answers of the server wait.
+    is_stalled: watch::Sender<bool>,
 }
 
 impl Counting {
@@ -40,10 +43,12 @@ impl Counting {
         let count = Arc::clone(&statements);
         let cut = CancellationToken::new();
         let each = cut.clone();
+        let is_stalled = watch::Sender::new(false);
+        let stalls = is_stalled.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = UnixStream::connect(&target).await.unwrap();
-                let passed = pass(client, server, Arc::clone(&count));
+                let passed = pass(client, server, Arc::clone(&count), stalls.subscribe());
                 let each = each.clone();
                 tokio::spawn(async move { each.run_until_cancelled(passed).await });
             }
@@ -54,6 +59,7 @@ impl Counting {
             statements,
             accepting,
             cut,
+            is_stalled,
         };
         (proxy, url)
     }
@@ -62,6 +68,11 @@ impl Counting {
     pub(crate) fn cut(&self) {
         self.accepting.abort();
         self.cut.cancel();
+    }
+
+    /// Keeps back what the server answers, or lets it pass again: the server is slow.
+    pub(crate) fn stall(&self, is_stalled: bool) {
+        self.is_stalled.send_replace(is_stalled);
     }
 
     fn statements(&self) -> u64 {
@@ -77,12 +88,23 @@ impl Drop for Counting {
     }
 }
 
-async fn pass(client: UnixStream, server: UnixStream, statements: Arc<AtomicU64>) {
+async fn pass(
+    client: UnixStream,
+    server: UnixStream,
+    statements: Arc<AtomicU64>,
+    mut is_stalled: watch::Receiver<bool>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::spawn(async move {
         // An end of either side ends both.
-        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let mut answer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_server.read(&mut answer).await {
+            let goes_on = is_stalled.wait_for(|is_stalled| !is_stalled).await.is_ok();
+            if !goes_on || to_client.write_all(&answer[..length]).await.is_err() {
+                return;
+            }
+        }
     });
 
     // The first message has no tag.

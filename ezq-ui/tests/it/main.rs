@@ -9,6 +9,7 @@ mod counting;
 mod operations;
 mod outages;
 mod pages;
+mod screens;
 mod server;
 mod shop;
 // Packages do not have tests, so one file serves both crates.

@@ -87,6 +87,39 @@ async fn a_queue_that_cannot_be_read_hides_no_other(database: TestDatabase) {
 }
 
 #[ezq::test]
+async fn a_database_that_does_not_answer_keeps_no_page_waiting(database: TestDatabase) {
+    bury(&database, 3, "{}").await;
+    let (proxy, url) = Counting::before(&database.url(), "stalled");
+    let builder = Ezq::builder().without_discovered_handlers();
+    let ezq = builder.database_url(&url).connect().await.unwrap();
+    let every = Duration::from_millis(100);
+    let dashboard = Dashboard::new(ezq.clone(), operators()).refresh(every);
+    let router = Router::new().nest("/ops", dashboard.router());
+    let shown = "orders has dead letters";
+    until(&router, "/ops", |page| {
+        page.contains(shown) && !page.contains(BANNER)
+    })
+    .await;
+
+    proxy.stall(true);
+    let page = until(&router, "/ops", |page| page.contains(BANNER)).await;
+    assert!(
+        page.contains(shown) && page.contains("The figures are of"),
+        "{page}"
+    );
+    // A page that nobody has opened before has no figures, and comes in time as well.
+    in_time(&router, "/ops/schedules").await;
+    let list = in_time(&router, "/ops/queues/orders/messages").await;
+    assert!(list.status.is_server_error(), "{}", list.status);
+
+    proxy.stall(false);
+    until(&router, "/ops", |page| {
+        page.contains(shown) && !page.contains(BANNER)
+    })
+    .await;
+}
+
+#[ezq::test]
 async fn a_database_that_is_away_leaves_every_screen_its_last_figures(database: TestDatabase) {
     bury(&database, 3, "{}").await;
     let (proxy, url) = Counting::before(&database.url(), "away");
