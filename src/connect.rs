@@ -370,6 +370,20 @@ impl EzqBuilder {
         self
     }
 
+    /// How many partitions a queue gets when it is created; see [`PgmqConfig::partitions`].
+    ///
+    /// ```no_run
+    /// use ezq::prelude::*;
+    ///
+    /// # async fn example() -> ezq::Result<()> {
+    /// let ezq = Ezq::builder().partitions("orders", 8).connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn partitions(self, queue: impl IntoQueueName, partitions: u32) -> Self {
+        let queue = queue.into_queue_name();
+        self.configure_pgmq(move |pgmq| pgmq.partitions_of(queue, partitions))
+    }
+
     /// Publishes an event at the times of a schedule, once for each tick, however many processes of the
     /// application run; see [`AppBuilder::schedule`].
     pub fn schedule<E: Event>(mut self, name: &str, schedule: Schedule, event: &E) -> Self {

@@ -80,4 +80,5 @@ mod pages {
     page!(production, "production.md");
     page!(testing, "testing.md");
     page!(brokers, "brokers.md");
+    page!(partitions, "partitions.md");
 }

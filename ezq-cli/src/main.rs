@@ -46,6 +46,7 @@ mod names;
 mod one_event;
 mod operations;
 mod output;
+mod partitioning;
 mod progress;
 mod queue_rows;
 mod queues;

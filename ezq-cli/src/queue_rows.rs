@@ -26,6 +26,8 @@ pub(crate) struct QueueRow<'a> {
     oldest_claimable_seconds: Option<f64>,
     is_paused: bool,
     pub(crate) pauses: Vec<PauseRow<'a>>,
+    /// The tables over which its events are spread.
+    pub(crate) partitions: Option<u32>,
     /// Why the queue could not be read.
     unreadable: Option<String>,
     #[serde(skip)]
@@ -63,6 +65,7 @@ impl<'a> QueueRow<'a> {
             oldest_claimable_seconds: found.oldest_claimable.map(|age| age.as_secs_f64()),
             is_paused: found.is_paused(),
             pauses: found.pauses.iter().map(PauseRow::of).collect(),
+            partitions: Some(found.partitions),
             unreadable: None,
             shown: counts.map(|(_, count)| count.to_string()),
         }
@@ -82,6 +85,7 @@ impl<'a> QueueRow<'a> {
             oldest_claimable_seconds: None,
             is_paused: false,
             pauses: Vec::new(),
+            partitions: None,
             unreadable: Some(error_chain(&found.error)),
             shown: std::array::from_fn(|_| "?".to_owned()),
         }
@@ -109,10 +113,18 @@ impl<'a> QueueRow<'a> {
             .iter()
             .filter_map(|pause| pause.handler)
             .collect();
-        match (self.is_paused, handlers.is_empty()) {
-            (true, _) => "paused".to_owned(),
-            (false, true) => "-".to_owned(),
-            (false, false) => format!("paused: {}", handlers.join(", ")),
+        let pauses = match (self.is_paused, handlers.is_empty()) {
+            (true, _) => Some("paused".to_owned()),
+            (false, true) => None,
+            (false, false) => Some(format!("paused: {}", handlers.join(", "))),
+        };
+        let partitions = self.partitions.filter(|count| *count > 1);
+        let partitions = partitions.map(|count| format!("{count} partitions"));
+
+        let state: Vec<String> = pauses.into_iter().chain(partitions).collect();
+        match state.is_empty() {
+            true => "-".to_owned(),
+            false => state.join(", "),
         }
     }
 }

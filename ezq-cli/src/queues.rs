@@ -13,6 +13,7 @@ use crate::confirmation::confirm;
 use crate::emptying::{self, Drain};
 use crate::failure::Failure;
 use crate::names;
+use crate::partitioning::{self, Wanted};
 use crate::queue_rows::QueueRow;
 use crate::rates;
 use crate::session::{Access, Session, user};
@@ -80,6 +81,23 @@ pub(crate) enum QueueVerb {
         signed: Signed,
     },
 
+    /// Spread a queue over another number of partitions; 1 makes it one table again. The queue stands still
+    /// while its events are moved
+    Partition {
+        /// Its name
+        queue: String,
+        /// How many partitions, 1 to 64
+        partitions: u32,
+        /// Move at most so many events
+        #[arg(long, value_name = "EVENTS", default_value_t = 100_000)]
+        at_most: u64,
+        /// Give up after this time if transactions use the queue
+        #[arg(long, value_name = "DURATION", value_parser = values::duration, default_value = "30s")]
+        timeout: Duration,
+        #[command(flatten)]
+        signed: Signed,
+    },
+
     /// Delete every event of a queue, also those being handled. Dead letters stay
     Purge {
         /// Its name
@@ -108,6 +126,20 @@ pub(crate) async fn run(session: &Session, verb: QueueVerb) -> Result<(), Failur
             force,
             signed,
         } => emptying::drop_queue(session, &queue, force, &signed).await,
+        QueueVerb::Partition {
+            queue,
+            partitions,
+            at_most,
+            timeout,
+            signed,
+        } => {
+            let wanted = Wanted {
+                partitions,
+                at_most,
+                timeout,
+            };
+            partitioning::partition(session, &queue, &wanted, &signed).await
+        }
         QueueVerb::Purge { queue, signed } => purge(session, &queue, &signed).await,
     }
 }
@@ -142,6 +174,9 @@ async fn show(session: &Session, queue: &str) -> Result<(), Failure> {
         ("dead", found.dead.to_string()),
         ("oldest", row.oldest()),
     ];
+    if found.partitions > 1 {
+        fields.push(("partitions", found.partitions.to_string()));
+    }
     fields.extend(row.pauses.iter().map(|pause| ("paused", pause.to_string())));
     session.output.show(&row, &fields)
 }

@@ -54,7 +54,9 @@ mod within;
 
 pub use capture::{Capture, CapturedTable, Captures};
 pub use config::PgmqConfig;
-pub use contract::{DropOutcome, DropQueue, DropQueueRequest};
+pub use contract::{
+    DropOutcome, DropQueue, DropQueueRequest, PartitionOutcome, PartitionRequest, Partitions,
+};
 pub use engine::PgmqEngine;
 pub use inbox::Inbox;
 pub use replay::{Replay, ReplayProgress, Replays};

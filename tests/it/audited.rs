@@ -28,7 +28,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// Requests that are awaited, filters and answers: what they do is the act of whoever returned them.
-const PARTS: [&str; 25] = [
+const PARTS: [&str; 26] = [
     "AuditQuery",
     "Capture",
     "CancelRequest",
@@ -46,6 +46,7 @@ const PARTS: [&str; 25] = [
     "IngestHealth",
     "OperationRun",
     "PageQuery",
+    "PartitionRequest",
     "PauseRequest",
     "PurgeRequest",
     "QueueSummary",
@@ -57,7 +58,7 @@ const PARTS: [&str; 25] = [
 ];
 
 /// What changes nothing, or returns what acts.
-const LOOKS: [&str; 46] = [
+const LOOKS: [&str; 47] = [
     "App::audit",
     "App::blocked_keys",
     "App::dead_letters",
@@ -91,6 +92,7 @@ const LOOKS: [&str; 46] = [
     "PgmqEngine::captures",
     "PgmqEngine::diagnose",
     "PgmqEngine::migrations",
+    "PgmqEngine::partitions",
     "PgmqEngine::queue_contents",
     "PgmqEngine::replays",
     "Queues::get",
@@ -358,9 +360,16 @@ async fn of_the_rest(walk: &mut Walk, ezq: &Ezq, db: &TestDatabase) {
     let remove = ezq.replays().remove("again").by("Ada");
     assert!(walk.act("Replays::remove", "forget_replay", remove).await);
 
+    of_whole_queues(walk, ezq).await;
+}
+
+async fn of_whole_queues(walk: &mut Walk, ezq: &Ezq) {
     walk.act("App::purge", "purge", ezq.purge("mail").by("Ada"))
         .await;
     let name = QueueName::new("orders").unwrap();
+    let partition = ezq.pgmq().partition_queue(&name, 4).by("Ada");
+    walk.act("PgmqEngine::partition_queue", "partition", partition)
+        .await;
     let drop_queue = ezq
         .pgmq()
         .drop_queue(&name, DropQueue::WithEvents)

@@ -33,6 +33,7 @@ mod ordering;
 mod outbox;
 mod own_database;
 mod pages;
+mod partitioned;
 mod partitions;
 mod pausing;
 mod processes;

@@ -76,6 +76,7 @@ pub(crate) const GROWTH: &[Case] = &[
     growth::HANDLERS,
     growth::QUEUES,
     overview::CASE,
+    processes::PARTITIONED,
     #[cfg(feature = "redis")]
     brokers::RELAY,
     #[cfg(feature = "redis")]

@@ -1,4 +1,5 @@
-//! `processes`: three processes that work off one queue together, against one alone.
+//! Three processes that work off one queue together: `processes`, against one alone; `partitions`, a queue of
+//! eight partitions against one of none.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
+use crate::payload::Payload;
 use crate::queues::{Template, drop_queue};
 
 pub(super) const CASE: Case = Case {
@@ -27,8 +29,18 @@ pub(super) const CASE: Case = Case {
     run: |options, database| Box::pin(run(options, database)),
 };
 
+pub(super) const PARTITIONED: Case = Case {
+    name: "partitions",
+    about: "three consuming processes on a queue of eight partitions; on one without",
+    unit: "events/s",
+    target: None,
+    run: |options, database| Box::pin(run_partitioned(options, database)),
+};
+
 const EVENTS: usize = 150_000;
 const SEVERAL: usize = 3;
+const PARTITIONS: u32 = 8;
+const KEYS: usize = 1000;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
@@ -39,8 +51,8 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let pairs = Pairs::measure(
         CASE.name,
         options.pairs(),
-        |n| work_off(ezq, database, &template, SEVERAL, n),
-        |n| work_off(ezq, database, &template, 1, n),
+        |n| work_off(ezq, database, &template, (SEVERAL, 1), n),
+        |n| work_off(ezq, database, &template, (1, 1), n),
     )
     .await?;
 
@@ -54,16 +66,47 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     )])
 }
 
+/// With ordering keys: a partitioned queue has the indexes for them in any case.
+async fn run_partitioned(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::counting(database.url()).await?;
+    let ezq = &application.ezq;
+    let events = options.events.unwrap_or(EVENTS);
+    let mut template = Template::create(ezq, PARTITIONED.name).await?;
+    let keyed = (0..events).map(|n| Payload::with_key(n, n % KEYS));
+    template.add(ezq, keyed, false).await?;
+
+    let pairs = Pairs::measure(
+        PARTITIONED.name,
+        options.pairs(),
+        |n| work_off(ezq, database, &template, (SEVERAL, PARTITIONS), n),
+        |n| work_off(ezq, database, &template, (SEVERAL, 1), n),
+    )
+    .await?;
+
+    let mut settings = application.close(database, template).await?;
+    settings.insert("processes".into(), json!(SEVERAL));
+    settings.insert("partitions".into(), json!(PARTITIONS));
+    settings.insert("keys".into(), json!(KEYS));
+    Ok(vec![Outcome::of(
+        PARTITIONED.measure(),
+        Figures::Pairs(pairs),
+        settings,
+    )])
+}
+
 async fn work_off(
     ezq: &Ezq,
     database: &Database,
     template: &Template,
-    processes: usize,
+    (processes, partitions): (usize, u32),
     n: usize,
 ) -> Result<Run> {
-    let name = format!("bench_processes_{processes}_{n}");
+    let name = format!("bench_processes_{processes}_{partitions}_{n}");
     let queue = QueueName::new(&name)?;
     ezq.pgmq().ensure_queue(&queue).await?;
+    if partitions > 1 {
+        ezq.pgmq().partition_queue(&queue, partitions).await?;
+    }
     template.copy(ezq, &name).await?;
     let mut children: Vec<Child> = (0..processes)
         .map(|_| Child::start(&format!("processes {queue}"), database.url()))

@@ -56,7 +56,7 @@ const LOOKS: [&str; 29] = [
 const ELSEWHERE: [&str; 1] = ["migrate up"];
 
 /// The verbs that act, in an order in which each finds what it acts on, with what is recorded.
-const ACTS: [(&str, &[&str], &str); 20] = [
+const ACTS: [(&str, &[&str], &str); 21] = [
     ("queue create", &["shelf"], "create_queue"),
     ("queue pause", &["orders"], "pause"),
     ("queue resume", &["orders"], "resume"),
@@ -98,6 +98,7 @@ const ACTS: [(&str, &[&str], &str); 20] = [
         "replay",
     ),
     ("queue purge", &["orders"], "purge"),
+    ("queue partition", &["orders", "4"], "partition"),
 ];
 
 /// The last one: nothing else finds the queue after it.

@@ -15,6 +15,7 @@ mod frame;
 mod others;
 mod own_events;
 mod page;
+mod partitioning;
 mod program;
 mod queues;
 // Packages do not have tests, so one file serves several crates.

@@ -44,7 +44,7 @@ orders    1      0       0         0          1     -       paused
     let expected = json!({
         "queue": "orders", "at": null, "ready": 1, "leased": 0, "retrying": 0, "scheduled": 0,
         "dead": 1, "capped": [], "oldest_claimable_seconds": null, "is_paused": true,
-        "pauses": [pause], "unreadable": null,
+        "pauses": [pause], "partitions": 1, "unreadable": null,
     });
     assert_eq!(orders, expected);
 }

@@ -37,6 +37,8 @@ pub struct QueueSummary {
     /// Whether the database lets this application only look at the events: its role may not change or
     /// remove them. See also [`Audit::is_read_only`](crate::admin::Audit::is_read_only).
     pub is_read_only: bool,
+    /// How many partitions it has: tables over which its events are spread. 1 if it is one.
+    pub partitions: u32,
     totals: Option<QueueTotals>,
 }
 
@@ -96,6 +98,7 @@ impl QueueSummary {
             oldest_claimable: counts.oldest_ready.filter(|_| !is_paused),
             pauses,
             is_read_only: counts.is_read_only,
+            partitions: counts.partitions,
             totals: counts.totals,
         }
     }

@@ -42,6 +42,8 @@ pub enum AuditAction {
     Purge,
     /// A queue was dropped.
     DropQueue,
+    /// A queue got another number of partitions.
+    Partition,
     /// An operator created a queue. What publishing and consuming create is not recorded.
     CreateQueue,
     /// An operator published an event by hand. What programs publish is not recorded.
@@ -69,7 +71,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Pause,
         Self::Resume,
         Self::Cancel,
@@ -83,6 +85,7 @@ impl AuditAction {
         Self::EndOperation,
         Self::Purge,
         Self::DropQueue,
+        Self::Partition,
         Self::CreateQueue,
         Self::Publish,
         Self::RunSchedule,
@@ -114,6 +117,7 @@ impl AuditAction {
             Self::EndOperation => "end_operation",
             Self::Purge => "purge",
             Self::DropQueue => "drop_queue",
+            Self::Partition => "partition",
             Self::CreateQueue => "create_queue",
             Self::Publish => "publish",
             Self::RunSchedule => "run_schedule",
@@ -187,8 +191,8 @@ pub struct AuditEntry {
     pub schedule: Option<String>,
     /// The application whose subscription, declaration or schedule it was.
     pub application: Option<String>,
-    /// What else it was done to: the pattern of a subscription, the type of an event, a captured table, or
-    /// the name of a replay.
+    /// What else it was done to: the pattern of a subscription, the type of an event, a captured table, the
+    /// name of a replay, or the numbers of partitions before and after (`1 to 8`).
     pub subject: Option<String>,
     /// The queue to which events were moved or replayed.
     pub target: Option<QueueName>,
@@ -274,6 +278,7 @@ impl AuditEntry {
             AuditAction::Capture | AuditAction::EndCapture => format!("the table {subject}"),
             AuditAction::Replay | AuditAction::ForgetReplay => format!("the replay {subject}"),
             AuditAction::Publish => format!("a new event of the type {subject}"),
+            AuditAction::Partition => format!("its partitions, {subject}"),
             _ => return None,
         })
     }

@@ -81,6 +81,8 @@ pub struct QueueCounts {
     pub dead: Count,
     /// How long the oldest message that can be leased has been due; `None` if there is none.
     pub oldest_ready: Option<Duration>,
+    /// How many partitions the queue has: tables over which its messages are spread. 1 if it is one.
+    pub partitions: u32,
     /// How many messages were stored and removed so far, if the engine knows.
     pub totals: Option<QueueTotals>,
     /// Whether this client lacks the right to change or remove messages of the queue.
@@ -99,6 +101,7 @@ impl QueueCounts {
             scheduled: Count::default(),
             dead: Count::default(),
             oldest_ready: None,
+            partitions: 1,
             totals: None,
             is_read_only: false,
         }

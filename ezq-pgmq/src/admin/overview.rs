@@ -135,7 +135,7 @@ pub(crate) fn take_seat() -> QueryScalar<'static, Postgres, bool, PgArguments> {
 
 /// Each number stops at the limit. What is due is read by the index on `vt` from its beginning, what is
 /// not due from now on: leases end soon and come first, then retries, then what is scheduled. The
-/// totals are the server's statistics on the table.
+/// totals are the server's statistics on the table and its partitions.
 fn statement(queue: &QueueName, has_dead: bool) -> String {
     let table = sql::table(queue);
     let returned = sql::returned("l.headers");
@@ -157,9 +157,13 @@ fn statement(queue: &QueueName, has_dead: bool) -> String {
                  FROM {table} o WHERE o.vt <= statement_timestamp()
                  ORDER BY o.vt LIMIT 1) AS oldest_us,
                 {dead} AS dead, later.seen, later.leased, later.retrying, later.scheduled,
-                pg_stat_get_tuples_inserted(t.oid) AS stored,
-                pg_stat_get_tuples_deleted(t.oid) AS removed
-         FROM (SELECT '{table}'::regclass::oid AS oid) t,
+                parts.stored, parts.removed, parts.partitions
+         FROM (SELECT sum(pg_stat_get_tuples_inserted(p.oid))::bigint AS stored,
+                      sum(pg_stat_get_tuples_deleted(p.oid))::bigint AS removed,
+                      greatest(count(*) - 1, 1) AS partitions
+               FROM (SELECT '{table}'::regclass::oid AS oid UNION ALL
+                     SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                     WHERE i.inhparent = '{table}'::regclass) p) parts,
               (SELECT count(*) AS seen,
                       count(*) FILTER (WHERE l.read_ct = 0) AS scheduled,
                       count(*) FILTER (WHERE l.read_ct > 0 AND {returned} < l.read_ct) AS leased,
@@ -189,6 +193,7 @@ fn read(row: &PgRow, cap: u64) -> Result<QueueCounts, sqlx::Error> {
     counts.scheduled = later("scheduled")?;
     counts.dead = Count::up_to(number("dead")?, cap);
     counts.oldest_ready = oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0)));
+    counts.partitions = u32::try_from(number("partitions")?).unwrap_or(1);
     counts.totals = Some(QueueTotals::new(number("stored")?, number("removed")?));
     Ok(counts)
 }

@@ -4,6 +4,7 @@ pub(crate) mod by_id;
 pub(crate) mod cursor;
 pub(crate) mod extend;
 pub(crate) mod keys;
+pub(crate) mod partitions;
 mod request;
 mod take;
 

@@ -22,6 +22,7 @@ use crate::sql::units::micros;
 use crate::sql::{self, keys};
 
 /// A lease request in the database's units.
+#[derive(Clone)]
 pub(crate) struct Claim {
     pub(crate) table: String,
     pub(crate) shape: Shape,
@@ -31,6 +32,8 @@ pub(crate) struct Claim {
     pub(crate) grace_us: i64,
     /// Whether it reads body and headers of what it claims.
     pub(crate) reads: bool,
+    /// Whether `table` is one partition of the queue.
+    pub(crate) is_of_partition: bool,
     before: Option<(DateTime<Utc>, i64)>,
     after: Option<(Option<DateTime<Utc>>, i64)>,
 }
@@ -71,8 +74,20 @@ impl Claim {
             ttl_us: micros(ttl),
             grace_us: micros(grace),
             reads: true,
+            is_of_partition: false,
             before,
             after,
+        }
+    }
+
+    /// The same claim on one partition, for what is still wanted beside `batch`.
+    pub(crate) fn of_partition(&self, table: String, batch: &Batch) -> Self {
+        Self {
+            table,
+            max: self.max - batch.count(),
+            keys: (self.keys - batch.keys()).max(1),
+            is_of_partition: true,
+            ..self.clone()
         }
     }
 

@@ -7,7 +7,7 @@ mod place;
 pub(crate) mod tls;
 mod url;
 
-pub(crate) use options::OptionsFrom;
 pub use options::PgmqConfig;
+pub(crate) use options::{MOST_PARTITIONS, OptionsFrom};
 pub(crate) use parameters::Target;
 pub(crate) use place::Place;

@@ -14,6 +14,8 @@ use super::place::Place;
 
 /// No server allows more (`MAX_BACKENDS`), and a pool allocates a place for each.
 const MOST_CONNECTIONS: u32 = 262_143;
+/// The most partitions that a queue may have. Each statement on the whole queue visits all of them.
+pub(crate) const MOST_PARTITIONS: u32 = 64;
 /// About a century. sqlx adds the connect timeout to the present time, which must not overflow.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -41,7 +43,10 @@ pub struct PgmqConfig {
     pub(crate) statement_timeout: Option<Duration>,
     pub(crate) restart_grace: Option<Duration>,
     pub(crate) retention: Vec<(QueueName, Retention)>,
-    /// What was wrong with the first queue named for a retention that is none. Told by `validate`.
+    pub(crate) partitions: Vec<(QueueName, u32)>,
+    /// For all queues that are not in `partitions`.
+    pub(crate) default_partitions: u32,
+    /// What was wrong with the first queue named for an option that is none. Told by `validate`.
     pub(crate) invalid_queue: Option<Arc<Error>>,
     pub(crate) sweep_interval: Duration,
 }
@@ -103,6 +108,8 @@ impl PgmqConfig {
             statement_timeout: None,
             restart_grace: None,
             retention: Vec::new(),
+            partitions: Vec::new(),
+            default_partitions: 1,
             invalid_queue: None,
             sweep_interval: Duration::from_secs(60),
         }
@@ -198,6 +205,40 @@ impl PgmqConfig {
         self
     }
 
+    /// How many partitions a queue gets when it is created, 1 to 64: tables over which Postgres spreads its
+    /// events by their ordering keys, so that consumers seldom meet in one. Defaults to 1, one table for all.
+    ///
+    /// A queue that exists keeps the number that it has, and works with any: if it is another one, a warning
+    /// says so. [`partition_queue`](crate::PgmqEngine::partition_queue) changes it, as does the command
+    /// `ezq queue partition`.
+    ///
+    /// A text that is no queue name is an [`ErrorKind::InvalidQueueName`] when the engine connects.
+    #[must_use]
+    pub fn partitions(self, queue: impl IntoQueueName, partitions: u32) -> Self {
+        self.partitions_of(queue.into_queue_name(), partitions)
+    }
+
+    /// The same for a name that was parsed, or could not be.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn partitions_of(mut self, queue: Result<QueueName>, partitions: u32) -> Self {
+        match queue {
+            Ok(queue) => self.partitions.push((queue, partitions)),
+            Err(error) => {
+                self.invalid_queue.get_or_insert_with(|| Arc::new(error));
+            }
+        }
+        self
+    }
+
+    /// Creates every queue with so many partitions, for the suite that every engine passes.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn partition_all(mut self, partitions: u32) -> Self {
+        self.default_partitions = partitions;
+        self
+    }
+
     /// How often expired messages of archives and trails are removed, with jitter; see
     /// [`PgmqEngine::sweep`](crate::PgmqEngine::sweep). Must not be zero. Defaults to 1 min.
     #[must_use]
@@ -242,6 +283,15 @@ impl PgmqConfig {
             .any(|(_, keeps)| keeps.keep() == Some(Duration::ZERO))
         {
             return wrong("an archive must keep events for longer than zero");
+        }
+
+        let mut partitions = self.partitions.iter();
+        if let Some((queue, _)) =
+            partitions.find(|(_, count)| !(1..=MOST_PARTITIONS).contains(count))
+        {
+            return wrong(format!(
+                "the queue `{queue}` may have 1 to {MOST_PARTITIONS} partitions"
+            ));
         }
 
         match (self.max_connections, &self.pool) {

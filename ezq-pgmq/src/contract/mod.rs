@@ -13,6 +13,7 @@ mod engine;
 mod migrating;
 mod operations;
 mod overview;
+mod partitioning;
 mod pauses;
 mod positions;
 mod presence;
@@ -20,3 +21,4 @@ mod schedules;
 mod seat;
 
 pub use dropping::{DropOutcome, DropQueue, DropQueueRequest};
+pub use partitioning::{PartitionOutcome, PartitionRequest, Partitions};

@@ -106,7 +106,7 @@ impl Inner {
         };
 
         let known = KnownQueues {
-            queues: Queues::default(),
+            queues: Queues::new(&config.partitions, config.default_partitions),
             retentions,
             locked: LockedRows::default(),
         };

@@ -93,20 +93,18 @@ impl PgmqEngine {
         let mut claim = Claim::new(request, shape, inner.settings.restart_grace);
         claim.reads = reads;
 
+        let partitions = self.partitions_of(queue).await?;
+        // A partitioned queue always has the indexes, whatever it had when its shape was looked up.
+        claim.shape.keyed |= partitions > 1;
+
         if let Some(after) = claim.after() {
             return self.claim_after(&claim, queue, after).await;
         }
-
-        if shape.keyed {
-            // Its indexes are complete now.
-            inner.claims.unindexed.remove(queue);
-            // A copy, so that no lock is held across the claim.
-            let mut walk = inner.claims.key_walks.of(queue);
-            let batch = call!(inner.connections.claim, |connection| claim
-                .run_keyed(connection, &mut walk))?
-            .map_err(|failure| self.failed(failure, queue));
-            inner.claims.key_walks.keep(queue, walk);
-            return batch;
+        if partitions > 1 {
+            return self.claim_partitioned(&claim, queue).await;
+        }
+        if claim.shape.keyed {
+            return self.claim_keyed(&claim, queue).await;
         }
 
         let batch = match self.claim_unkeyed(&claim, request).await {
@@ -120,6 +118,20 @@ impl PgmqEngine {
 
         self.index_if_keyed(queue, &batch).await;
         Ok(batch)
+    }
+
+    /// Claims from a queue with indexes over its keys, or from one of its partitions.
+    pub(super) async fn claim_keyed(&self, claim: &Claim, queue: &QueueName) -> Result<Batch> {
+        let inner = &self.inner;
+        // Its indexes are complete now.
+        inner.claims.unindexed.remove(queue);
+        // A copy, so that no lock is held across the claim.
+        let mut walk = inner.claims.key_walks.of(&claim.table);
+        let batch = call!(inner.connections.claim, |connection| claim
+            .run_keyed(connection, &mut walk))?
+        .map_err(|failure| self.failed(failure, queue));
+        inner.claims.key_walks.keep(&claim.table, walk);
+        batch
     }
 
     /// Claims behind a place, in the order of places. It does not start at the front, so its time

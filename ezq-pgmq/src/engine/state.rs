@@ -13,6 +13,7 @@ use super::tasks::Tasks;
 use crate::claim::cursor::ClaimCursors;
 use crate::claim::keys::unindexed::Unindexed;
 use crate::claim::keys::walk::KeyWalks;
+use crate::claim::partitions::Partitions;
 use crate::connection::plans::Plans;
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
@@ -61,6 +62,7 @@ pub(crate) struct ClaimState {
     pub(crate) cursors: ClaimCursors,
     pub(crate) key_walks: KeyWalks,
     pub(crate) unindexed: Unindexed,
+    pub(crate) partitions: Partitions,
 }
 
 /// ezq's own tables. Each part is made when a call first needs it.

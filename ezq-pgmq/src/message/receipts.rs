@@ -118,11 +118,13 @@ pub(crate) fn locked(table: &str, columns: &str, from: &str, wait: &str) -> Stri
 pub(crate) const ONLY_LOCKED: &str =
     "q.msg_id = l.msg_id AND q.msg_id = ANY (ARRAY(SELECT msg_id FROM locked))";
 
-/// A row with the right number matches the rest of a key.
+/// A row with the right number matches the rest of a key. A row that was leased when its queue was
+/// partitioned anew lists the tables in which it was, so that its receipt stays valid.
 pub(crate) fn carries(row: &str, fence: &str, rel: &str, at: &str) -> String {
     let stored_at = sql::bounded(&format!("{row}.enqueued_at"));
     format!(
-        "{} = {fence} AND {row}.tableoid::bigint = {rel} AND {stored_at} = {at}",
+        "{} = {fence} AND {stored_at} = {at} AND ({row}.tableoid::bigint = {rel} \
+         OR ({row}.headers -> 'ezq-moved'::text) @> pg_catalog.to_jsonb({rel}::bigint))",
         self::fence(row)
     )
 }

@@ -114,7 +114,7 @@ impl Retentions {
 
         let mut found = find(queue, control).await?;
         if found.is_none() && manage {
-            queues::create(queue, control).await?;
+            queues::create(queue, 1, control).await?;
             found = find(queue, control).await?;
         }
 

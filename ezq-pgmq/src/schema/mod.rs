@@ -34,6 +34,7 @@ pub(crate) mod lock;
 mod migrations;
 mod ownership;
 mod part;
+pub(crate) mod partitions;
 mod parts;
 pub(crate) mod queues;
 pub(crate) mod report;

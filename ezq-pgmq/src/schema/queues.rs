@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
-use crate::schema::{key_index, stale_keys};
+use crate::schema::{key_index, partitions, stale_keys};
 use crate::sql::{self, archive};
 
 const PROBE: &str = "
@@ -49,6 +49,9 @@ pub(crate) struct Shape {
 #[derive(Default)]
 pub(crate) struct Queues {
     known: Mutex<HashMap<QueueName, Shape>>,
+    /// How many partitions the program wants queues to have, and all others.
+    partitions: HashMap<QueueName, u32>,
+    default_partitions: u32,
     index_backoff: IndexBackoff,
     /// Tasks that build indexes. They end with the engine.
     builds: Mutex<JoinSet<()>>,
@@ -93,6 +96,15 @@ struct QueueTables {
 }
 
 impl Queues {
+    /// With the numbers of partitions that the program declares.
+    pub(crate) fn new(partitions: &[(QueueName, u32)], default_partitions: u32) -> Self {
+        Self {
+            partitions: partitions.iter().cloned().collect(),
+            default_partitions,
+            ..Self::default()
+        }
+    }
+
     /// The shape of a queue, looked up if it is not known.
     pub(crate) async fn shape(&self, queue: &QueueName, control: &Dedicated) -> Result<Shape> {
         if let Some(shape) = self.known(queue) {
@@ -122,12 +134,33 @@ impl Queues {
             if !manage {
                 return Err(error::queue_missing(queue));
             }
-            create(queue, control).await?;
+            let declared = self.partitions.get(queue).copied();
+            let partitions = declared.unwrap_or(self.default_partitions);
+            create(queue, partitions, control).await?;
             tracing::info!(%queue, "created the queue");
             found = find(queue, control).await?;
         }
+        self.check_partitions(queue, control).await?;
 
         self.remember(queue, found.shape);
+        Ok(())
+    }
+
+    /// Warns of a queue with another number of partitions than the program declares. It works as well: the
+    /// number is nothing that publishers or consumers rely on.
+    async fn check_partitions(&self, queue: &QueueName, control: &Dedicated) -> Result<()> {
+        let Some(&declared) = self.partitions.get(queue) else {
+            return Ok(());
+        };
+        let stored = call!(control, |connection| partitions::count(connection, queue))?
+            .map_err(|failure| error::of(failure, control.place()))?;
+        if stored != declared {
+            ezq_core::private::warn!(
+                %queue, declared, stored,
+                "the queue has another number of partitions than the program declares: run \
+                 `ezq queue partition {queue} {declared}`, or declare the number that it has"
+            );
+        }
         Ok(())
     }
 
@@ -271,14 +304,17 @@ async fn index(queue: &QueueName, control: &Dedicated) -> Result<bool> {
 }
 
 /// Creates what is absent of a queue, its archive and its dead letters.
-pub(crate) async fn create(queue: &QueueName, control: &Dedicated) -> Result<()> {
-    let created = call!(control, |connection| create_locked(connection, queue))?;
+pub(crate) async fn create(queue: &QueueName, partitions: u32, control: &Dedicated) -> Result<()> {
+    let created = call!(control, |connection| create_locked(
+        connection, queue, partitions
+    ))?;
     created.map_err(|failure| error::of(failure, control.place()))
 }
 
 async fn create_locked(
     connection: &mut PgConnection,
     queue: &QueueName,
+    partitions: u32,
 ) -> Result<(), sqlx::Error> {
     let names = [queue.as_str().to_owned(), queue.dead_letters()];
     for name in &names {
@@ -319,6 +355,11 @@ async fn create_locked(
         if has_archive && !has_queue {
             let behind = archive::number_behind_archive(name);
             sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
+        }
+
+        // Nobody sees the new table yet, so this waits for nobody.
+        if !has_queue && *name == queue.as_str() && partitions > 1 {
+            partitions::change(&mut tx, queue, partitions, 0).await?;
         }
     }
 

@@ -83,16 +83,18 @@ fn delete(queue: &QueueName) -> String {
 
     // The element of a column at the place of the row's id among the ids.
     let of_row = |column: &str| format!("({column})[width_bucket(q.msg_id, $1)]");
+    let rel = of_row("$3::bigint[]");
     let carries = carries(
         "q",
         &of_row("$2::bigint[]"),
-        &of_row("$3::bigint[]"),
+        &rel,
         &of_row("$4::timestamptz[]"),
     );
 
+    // The table is that of the receipt, in which the row may have been when it was leased.
     format!(
         "DELETE FROM {table} q WHERE q.msg_id = ANY ($1::bigint[]) AND {carries}
-         RETURNING q.msg_id, {fence}, q.tableoid::bigint, {stored_at}"
+         RETURNING q.msg_id, {fence}, {rel}, {stored_at}"
     )
 }
 

@@ -39,6 +39,13 @@ pub(crate) fn table(queue: &QueueName) -> String {
     in_pgmq(&format!("q_{queue}"))
 }
 
+/// The table of one partition of a queue. No queue has `--` in its name, so no other queue has this table.
+/// Their number is part of the name: a claim of a process that does not know of a new number finds no
+/// table, and the process looks again.
+pub(crate) fn partition(queue: &QueueName, count: u32, index: u32) -> String {
+    in_pgmq(&format!("q_{queue}--{count}-{index}"))
+}
+
 /// A name in PGMQ's schema.
 pub(crate) fn in_pgmq(name: &str) -> String {
     format!("pgmq.{}", identifier(name))

@@ -71,6 +71,7 @@ mod oldest_pgmq;
 #[cfg(feature = "embedded")]
 mod operations;
 #[cfg(feature = "embedded")]
+mod partitions;
 mod pausing;
 #[cfg(feature = "embedded")]
 mod plans;

@@ -168,6 +168,7 @@ fn what(frame: &Frame, queue_href: &str, entry: &AuditEntry) -> (String, String)
             AuditAction::Capture | AuditAction::EndCapture => "/captures",
             AuditAction::Replay | AuditAction::ForgetReplay => "/replays",
             AuditAction::Publish => return (thing, String::new()),
+            AuditAction::Partition => return (thing, queue_href.to_owned()),
             _ => "/subscriptions",
         };
         return (format!("{thing}{to}"), frame.to(page));

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use ezq_core::message::QueueName;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -25,12 +24,13 @@ pub(crate) struct KeyWalk {
     odd: bool,
 }
 
+/// The walks by table: each partition of a queue has its own.
 #[derive(Debug, Default)]
-pub(crate) struct KeyWalks(Mutex<HashMap<QueueName, KeyWalk>>);
+pub(crate) struct KeyWalks(Mutex<HashMap<String, KeyWalk>>);
 
 impl KeyWalks {
-    pub(crate) fn of(&self, queue: &QueueName) -> KeyWalk {
-        let known = self.key_walks().get(queue).copied();
+    pub(crate) fn of(&self, table: &str) -> KeyWalk {
+        let known = self.key_walks().get(table).copied();
         known.unwrap_or_else(|| KeyWalk {
             by_key: false,
             // A random start: a fleet must not begin at the same key.
@@ -40,11 +40,11 @@ impl KeyWalks {
         })
     }
 
-    pub(crate) fn keep(&self, queue: &QueueName, walk: KeyWalk) {
-        self.key_walks().insert(queue.clone(), walk);
+    pub(crate) fn keep(&self, table: &str, walk: KeyWalk) {
+        self.key_walks().insert(table.to_owned(), walk);
     }
 
-    fn key_walks(&self) -> std::sync::MutexGuard<'_, HashMap<QueueName, KeyWalk>> {
+    fn key_walks(&self) -> std::sync::MutexGuard<'_, HashMap<String, KeyWalk>> {
         // Sizes of walks are hints: the next claim corrects them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,6 +121,11 @@ impl Claim {
         connection: &mut PgConnection,
         asked_at: DateTime<Utc>,
     ) -> Result<Batch, sqlx::Error> {
+        // One partition says nothing about the others.
+        if self.is_of_partition {
+            return Ok(Batch::default());
+        }
+
         let next_due = self
             .next_due(connection, self.keyed_next_due(), Some(asked_at))
             .await?;
@@ -187,12 +192,12 @@ impl KeyWalk {
 }
 
 impl Batch {
-    fn count(&self) -> i64 {
+    pub(crate) fn count(&self) -> i64 {
         i64::try_from(self.claimed.len()).unwrap_or(i64::MAX)
     }
 
     /// How many different keys were claimed.
-    fn keys(&self) -> i64 {
+    pub(crate) fn keys(&self) -> i64 {
         let keys: HashSet<i64> = self
             .claimed
             .iter()
