@@ -35,10 +35,10 @@ pub(crate) struct List {
     #[arg(long, value_name = "ACTION")]
     action: Option<AuditAction>,
     /// Only what was done at this time or later; or in this time up to now, such as `2h`
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     since: Option<DateTime<Utc>>,
     /// Only what was done before this time, or before this long ago
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     until: Option<DateTime<Utc>>,
     /// How many to list
     #[arg(long, value_name = "N", default_value = "50", value_parser = values::limit)]

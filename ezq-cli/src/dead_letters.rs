@@ -81,10 +81,10 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "REASON", value_parser = values::reason)]
     died_of: Option<ReasonKind>,
     /// Only those that died at this time or later: `2026-01-31T12:00:00Z`, or `2h` for two hours ago
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     since: Option<DateTime<Utc>>,
     /// Only those that died before this time
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     until: Option<DateTime<Utc>>,
 }
 

@@ -25,10 +25,10 @@ pub(crate) struct Conditions {
     error: Option<String>,
     /// Only events that were stored at this time or later: `2026-01-31T12:00:00Z`, or `2h` for two hours
     /// ago
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     since: Option<DateTime<Utc>>,
     /// Only events that were stored before this time
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::time)]
     until: Option<DateTime<Utc>>,
 }
 

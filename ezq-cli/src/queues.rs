@@ -1,5 +1,6 @@
 //! `ezq queue`: what queues hold, and what an operator does to them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -226,6 +227,11 @@ async fn pause(
         true => !is_paused(&ezq, &queue, handler).await?,
         false => request.await?,
     };
+    if let Some(handler) = handler
+        && let Some(text) = unknown(&ezq, &queue, handler).await
+    {
+        session.output.note(text);
+    }
     ezq.close().await;
 
     let text = match (is_changed, session.global.dry_run) {
@@ -234,6 +240,21 @@ async fn pause(
         (false, _) => format!("{what} is paused already"),
     };
     changed(session, queue.as_str(), handler, is_changed, text)
+}
+
+/// What to say of a handler that no running consumer of the queue has. Its pause is stored all the same: a
+/// consumer that has it may start later.
+async fn unknown(ezq: &ezq::Ezq, queue: &ezq::QueueName, handler: &str) -> Option<String> {
+    // Without the consumers nobody knows.
+    let consumers = ezq.consumers().list().await.ok()?;
+    let own = consumers.iter().filter(|one| !one.is_gone);
+    let own = own.filter(|one| one.consumer.queue == *queue);
+    let known: BTreeSet<&str> = own
+        .flat_map(|one| one.consumer.handlers.iter())
+        .map(|name| name.as_str())
+        .collect();
+    let is_unknown = !known.is_empty() && !known.contains(handler);
+    is_unknown.then(|| names::missing("handler", handler, known, "no running consumer has the"))
 }
 
 async fn resume(

@@ -98,7 +98,7 @@ impl Session {
 
 /// Who runs the program, and where: `ada@box`. It tells others more than the name of the program.
 pub(crate) fn user() -> Option<String> {
-    let user = variable(&["USER", "LOGNAME", "USERNAME"])?;
+    let user = variable(&["USER", "LOGNAME", "USERNAME"]).or_else(account)?;
     let host = variable(&["HOSTNAME", "COMPUTERNAME"]).or_else(|| {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
         Some(name.trim().to_owned()).filter(|name| !name.is_empty())
@@ -107,6 +107,26 @@ pub(crate) fn user() -> Option<String> {
         Some(host) => Some(format!("{user}@{host}")),
         None => Some(user),
     }
+}
+
+/// The account of this process. A container often sets no variable, and still has somebody in it.
+fn account() -> Option<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+
+        // Its files are of who runs the process.
+        let uid = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+        let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let mut lines = accounts.lines().map(|line| line.split(':'));
+        let name = lines.find_map(|mut fields| {
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then(|| name.to_owned())
+        });
+        Some(name.unwrap_or_else(|| format!("uid {uid}")))
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// The first of these variables that holds something.

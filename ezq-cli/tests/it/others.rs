@@ -180,6 +180,13 @@ async fn consumers_are_listed_with_where_they_run(database: TestDatabase) {
         "{table:?}"
     );
     assert!(table.stdout.ends_with("runs\n"), "{table:?}");
+
+    // A pause of a name that nobody has would look as if it worked.
+    let pause = |name| ezq(&url, &["queue", "pause", "orders", "--handler", name]);
+    let said = "no running consumer has the handler `mial`: is it `mail`?\n\
+                paused the handler `mial` of the queue `orders`\n";
+    pause("mial").is(0, "", said);
+    pause("mail").is(0, "", "paused the handler `mail` of the queue `orders`\n");
     handle.stop();
     handle.await.unwrap();
 }

@@ -1,11 +1,11 @@
 //! `ezq queue`.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use ezq::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::program::{bury, command, create, ezq, publish, publisher};
+use crate::program::{bury, command, create, ezq, publish, publisher, run};
 
 #[ezq::test]
 async fn a_queue_is_created_once(database: TestDatabase) {
@@ -47,6 +47,19 @@ orders    1      0       0         0          1     -       paused
         "pauses": [pause], "partitions": 1, "unreadable": null,
     });
     assert_eq!(orders, expected);
+}
+
+#[ezq::test]
+async fn who_acts_is_known_without_variables(database: TestDatabase) {
+    let url = database.url();
+    create(&publisher(&database).await, "orders").await;
+    let mut pause = command(&["queue", "pause", "orders", "-q"]);
+    pause.env_remove("USER").env("EZQ_DATABASE_URL", &url);
+    run(&mut pause).is(0, "", "");
+    let account = Command::new("id").arg("-un").output().unwrap();
+    let account = String::from_utf8(account.stdout).unwrap();
+    let entry = &ezq(&url, &["audit", "list", "--json"]).objects()[0];
+    assert_eq!(entry["by"], format!("{}@box", account.trim()));
 }
 
 #[ezq::test]
