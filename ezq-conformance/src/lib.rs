@@ -37,6 +37,8 @@
 //!
 //! Sinks and sources of brokers have suites of their own, in [`brokers`].
 //!
+//! [`matrix`] compares what a suite has seen with a table in a document.
+//!
 //! [`run_model`] plays long random sequences of operations on the engine and on a small reference, and
 //! compares their answers.
 
@@ -47,6 +49,7 @@ mod case;
 mod cases;
 mod error;
 mod harness;
+pub mod matrix;
 mod model;
 mod report;
 mod stage;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ezq_conformance::matrix::{check_column, engine_column};
 use ezq_conformance::{Harness, ModelConfig, ModelFailure, Report, run_model};
 use ezq_core::engine::{Engine, Outgoing, PublishOutcome};
 use ezq_core::memory::MemoryEngine;
@@ -36,6 +37,11 @@ async fn passes(engine: MemoryEngine, skipped: &[&str]) -> Result<(), Report> {
     println!("{report}");
     let seen: BTreeSet<_> = report.skipped().map(|(case, _)| case).collect();
     report.clone().into_result()?;
+    let document = include_str!("../../docs/growing.md");
+    assert_eq!(
+        check_column(document, "memory", &engine_column(&report)),
+        Ok(())
+    );
     let always = WITHOUT_TRANSACTIONS.iter().chain(&WITHOUT_REISSUED_IDS);
     let always = always.chain(&OF_WEAKER_STORES);
     assert_eq!(seen, always.chain(skipped).copied().collect());

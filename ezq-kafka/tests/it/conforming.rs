@@ -6,6 +6,7 @@ use std::time::Duration;
 use ezq::async_trait;
 use ezq::broker::{Inbound, Outbound, Sink, Source, SourcePosition};
 use ezq_conformance::brokers::{ServerStep, SinkHarness, SourceHarness, run_sink, run_source};
+use ezq_conformance::matrix::{check_column, sink_column, source_column};
 use ezq_kafka::{KafkaSink, KafkaSource};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr as Fault;
@@ -97,6 +98,16 @@ impl SourceHarness for Kafka {
     async fn step(&self, step: ServerStep) -> bool {
         Kafka::step(self, step)
     }
+}
+
+#[tokio::test]
+async fn the_page_says_what_the_sink_and_the_source_can_do() {
+    let kafka = Kafka(Cluster::start());
+    let mut column = sink_column(kafka.sink().await.capabilities());
+    let source = KafkaSource::new("kafka://127.0.0.1:1", "group", ["topic"]).unwrap();
+    column.extend(source_column(source.capabilities()));
+    let document = include_str!("../../../docs/brokers.md");
+    assert_eq!(check_column(document, "`ezq-kafka`", &column), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ use ezq::async_trait;
 use ezq::engine::Engine;
 use ezq::message::QueueName;
 use ezq_conformance::Harness;
+use ezq_conformance::matrix::{check_column, engine_column};
 use ezq_nats::{JetStreamEngine, NatsConfig};
 
 use crate::server::{Server, Version};
@@ -80,7 +81,10 @@ async fn passes_the_suite_but_for_what_it_declares_absent() {
     let report = ezq_conformance::run(&clients).await;
     println!("{report}");
     let skipped: BTreeSet<_> = report.skipped().map(|(_, why)| why.to_owned()).collect();
+    let column = engine_column(&report);
     report.into_result().unwrap();
+    let document = include_str!("../../../docs/growing.md");
+    assert_eq!(check_column(document, "JetStream", &column), Ok(()));
     let skipped: Vec<_> = skipped.iter().map(String::as_str).collect();
     assert_eq!(skipped, ABSENT);
 }

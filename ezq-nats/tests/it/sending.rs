@@ -7,9 +7,10 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_nats::jetstream::{self, Context, message::StreamMessage};
 use ezq::Envelope;
 use ezq::ErrorKind;
-use ezq::broker::{Outbound, SendOutcome, Sink};
+use ezq::broker::{Outbound, SendOutcome, Sink, Source};
 use ezq::error::error_chain;
-use ezq_nats::{ContentMode, NatsSink};
+use ezq_conformance::matrix::{check_column, sink_column, source_column};
+use ezq_nats::{ContentMode, NatsSink, NatsSource};
 
 use crate::server::{BOTH, Server, Version};
 
@@ -123,6 +124,19 @@ async fn a_message_holds_the_event_in_both_modes_of_cloudevents() {
             (&"event-3".into(), &3.into())
         );
     }
+}
+
+#[tokio::test]
+async fn the_page_says_what_the_sink_and_the_source_can_do() {
+    let test = "sending::the_page_says_what_the_sink_and_the_source_can_do";
+    let Some(server) = Server::start(test, Version::V2_15, "") else {
+        return;
+    };
+    let mut column = sink_column(with_stream(&server).await.capabilities());
+    let source = NatsSource::new(&server.url(), "STEPS").unwrap();
+    column.extend(source_column(source.capabilities()));
+    let document = include_str!("../../../docs/brokers.md");
+    assert_eq!(check_column(document, "`ezq-nats`", &column), Ok(()));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ezq_conformance::Harness;
+use ezq_conformance::matrix::{check_column, engine_column};
 use ezq_core::engine::Engine;
 use ezq_core::message::QueueName;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
@@ -70,7 +71,10 @@ async fn passes_the_suite() {
     })
     .await;
     println!("{report}");
+    let column = engine_column(&report);
     report.into_result().unwrap();
+    let document = include_str!("../../../docs/growing.md");
+    assert_eq!(check_column(document, "PGMQ", &column), Ok(()));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ezq::async_trait;
 use ezq::broker::{Arrival, Inbound, Outbound, Sink, Source};
 use ezq_conformance::brokers::{ServerStep, SinkHarness, SourceHarness, run_sink, run_source};
+use ezq_conformance::matrix::{check_column, sink_column, source_column};
 use ezq_redis::{RedisSink, RedisSource};
 
 use crate::server::Server;
@@ -82,6 +83,17 @@ impl SourceHarness for Redis {
 
     async fn step(&self, step: ServerStep) -> bool {
         Redis::step(self, step)
+    }
+}
+
+#[tokio::test]
+async fn the_page_says_what_the_sink_and_the_source_can_do() {
+    for server in servers("conforming::the_page_says_what_the_sink_and_the_source_can_do") {
+        let redis = Redis(Mutex::new(server));
+        let mut column = sink_column(redis.sink().await.capabilities());
+        column.extend(source_column(redis.source("topic").await.capabilities()));
+        let document = include_str!("../../../docs/brokers.md");
+        assert_eq!(check_column(document, "`ezq-redis`", &column), Ok(()));
     }
 }
 
