@@ -4,12 +4,11 @@
 //! pipeline holds no two events of one ordering key: if the first of them failed, the second would already
 //! be on its way.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::stream;
-use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
+use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities, send_in_pipelines};
 use ezq_core::{Error, ErrorKind, Result, async_trait};
 
 use crate::binding::{ContentMode, encode};
@@ -199,24 +198,10 @@ impl Sink for NatsSink {
     async fn send(&self, batch: &[Outbound]) -> Result<Vec<SendOutcome>> {
         // Without a connection the client would keep the messages and send them later.
         self.connection.ready().await?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut rest = batch;
-        while !rest.is_empty() {
-            let (pipeline, later) = rest.split_at(without_repeated_keys(rest));
-            outcomes.extend(self.send_pipeline(pipeline).await);
-
-            let failed = outcomes
-                .iter()
-                .any(|one| matches!(one, SendOutcome::Failed(_)));
-            if failed {
-                // What follows may be of a key that has failed.
-                let unsent = outcomes.len()..batch.len();
-                outcomes.extend(unsent.map(|_| SendOutcome::Failed(behind())));
-                break;
-            }
-            rest = later;
-        }
-        Ok(outcomes)
+        send_in_pipelines(batch, async |pipeline: &[Outbound]| {
+            Ok(self.send_pipeline(pipeline).await)
+        })
+        .await
     }
 
     async fn health_check(&self) -> Result<()> {
@@ -226,11 +211,6 @@ impl Sink for NatsSink {
     async fn close(&self) {
         self.connection.close().await;
     }
-}
-
-fn behind() -> Error {
-    let text = "an event before this one was not stored";
-    Error::new(ErrorKind::Transient, text)
 }
 
 /// Refuses a subject that no message can have.
@@ -246,15 +226,6 @@ fn check_subject(subject: &str) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidEvent, text));
     }
     Ok(())
-}
-
-/// How many messages at the front have keys of their own.
-fn without_repeated_keys(messages: &[Outbound]) -> usize {
-    let mut seen = HashSet::new();
-    messages
-        .iter()
-        .take_while(|message| message.ordering_key().is_none_or(|key| seen.insert(key)))
-        .count()
 }
 
 impl std::fmt::Debug for NatsSink {

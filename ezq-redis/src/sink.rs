@@ -3,10 +3,9 @@
 //! A batch is one pipeline of `XADD`. Each of them is answered for itself. A pipeline holds no two events of
 //! one ordering key: if the first of them failed, the second would already be on its way.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
+use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities, send_in_pipelines};
 use ezq_core::{Error, ErrorKind, Result, async_trait};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Pipeline, RedisError, Value};
@@ -167,29 +166,7 @@ impl Sink for RedisSink {
     }
 
     async fn send(&self, batch: &[Outbound]) -> Result<Vec<SendOutcome>> {
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut rest = batch;
-        while !rest.is_empty() {
-            let (pipeline, later) = rest.split_at(without_repeated_keys(rest));
-            match self.send_pipeline(pipeline).await {
-                Ok(answered) => outcomes.extend(answered),
-                // Nothing of the batch is known to be stored.
-                Err(error) if outcomes.is_empty() => return Err(error),
-                Err(error) => outcomes.push(SendOutcome::Failed(error)),
-            }
-
-            let failed = outcomes
-                .iter()
-                .any(|one| matches!(one, SendOutcome::Failed(_)));
-            if failed {
-                // What follows may be of a key that has failed.
-                let unsent = outcomes.len()..batch.len();
-                outcomes.extend(unsent.map(|_| SendOutcome::Failed(behind())));
-                break;
-            }
-            rest = later;
-        }
-        Ok(outcomes)
+        send_in_pipelines(batch, |pipeline| self.send_pipeline(pipeline)).await
     }
 
     async fn health_check(&self) -> Result<()> {
@@ -197,20 +174,6 @@ impl Sink for RedisSink {
         let answered = redis::cmd("PING").query_async::<()>(&mut connection).await;
         answered.map_err(|error| failed(&self.address, "does not answer", error))
     }
-}
-
-fn behind() -> Error {
-    let text = "an event before this one was not stored";
-    Error::new(ErrorKind::Transient, text)
-}
-
-/// How many messages at the front have keys of their own.
-fn without_repeated_keys(messages: &[Outbound]) -> usize {
-    let mut seen = HashSet::new();
-    messages
-        .iter()
-        .take_while(|message| message.ordering_key().is_none_or(|key| seen.insert(key)))
-        .count()
 }
 
 impl std::fmt::Debug for RedisSink {

@@ -10,6 +10,7 @@
 //! | to see | open |
 //! |---|---|
 //! | what takes events, and what it must promise | `sink.rs` |
+//! | a batch in pipelines, in the order of its keys | `pipelines.rs` |
 //! | what gives messages, and what it must promise | `source.rs` |
 //! | an event on its way to a broker | `outbound.rs` |
 //! | a message from a broker, and the event in it | `inbound.rs` |
@@ -19,6 +20,7 @@
 mod binary;
 mod inbound;
 mod outbound;
+mod pipelines;
 mod position;
 mod sink;
 mod source;
@@ -26,6 +28,7 @@ mod source;
 pub(crate) use binary::is_attribute;
 pub use inbound::Inbound;
 pub use outbound::Outbound;
+pub use pipelines::send_in_pipelines;
 pub use position::SourcePosition;
 pub use sink::{SendOutcome, Sink, SinkCapabilities};
 pub use source::{Arrival, Source, SourceCapabilities};
