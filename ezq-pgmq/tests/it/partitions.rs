@@ -500,3 +500,34 @@ async fn a_name_that_needs_quotes_is_partitioned_as_any() {
     change(&engine, &longest, 1).await;
     assert_eq!(lease_one(&engine, &longest).await.body, "1");
 }
+
+/// Acknowledging goes through the partitions one by one, giving back through the numbers: the two may lock
+/// rows in different orders.
+#[tokio::test]
+async fn settlements_that_meet_in_several_partitions_succeed_once_each() {
+    let (engine, queue) = partitioned(4).await;
+    let other = engine_at(&server().await.url()).await;
+    for round in 0..5 {
+        publish(&engine, &queue, &["0"; 60]).await;
+        let mut receipts = Vec::new();
+        while receipts.len() < 60 {
+            let leased = lease(&engine, &queue).await;
+            assert!(!leased.is_empty(), "{} leased", receipts.len());
+            receipts.extend(leased.into_iter().map(|one| one.receipt));
+        }
+
+        let all = |settle: Settle| {
+            let receipts = receipts.iter().rev().cloned();
+            receipts
+                .map(|receipt| (receipt, settle.clone()))
+                .collect::<Vec<_>>()
+        };
+        let (acknowledged, returned) = tokio::join!(
+            engine.settle(&queue, all(ack())),
+            other.settle(&queue, all(retry(TTL)))
+        );
+        let outcomes = acknowledged.unwrap().into_iter().chain(returned.unwrap());
+        let done = outcomes.filter(|outcome| matches!(outcome, SettleOutcome::Done));
+        assert_eq!(done.count(), 60, "in round {round}");
+    }
+}
