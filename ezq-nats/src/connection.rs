@@ -41,10 +41,18 @@ pub(crate) struct Connection {
 /// What the client told beside its answers.
 #[derive(Clone)]
 struct Events {
-    is_up: watch::Sender<bool>,
+    link: watch::Sender<Link>,
     forbidden: watch::Sender<HashMap<String, u64>>,
     /// How often a subject was forbidden so far.
     count: Arc<AtomicU64>,
+}
+
+/// The state of a connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    is_up: bool,
+    /// How often it was lost. A loss and a return are seen here even if nobody looked in between.
+    losses: u64,
 }
 
 impl Connection {
@@ -78,7 +86,7 @@ impl Connection {
             .map_err(|_| away(&address))?
             .map_err(|error| not_connected(&address, error))?;
         if client.connection_state() == State::Connected {
-            events.is_up.send_replace(true);
+            events.note(&Event::Connected);
         }
 
         let context = ContextBuilder::new()
@@ -100,8 +108,8 @@ impl Connection {
 
     /// Waits until the connection is up, for a few seconds at most.
     pub(crate) async fn ready(&self) -> Result<()> {
-        let mut is_up = self.events.is_up.subscribe();
-        let waited = timeout(RECONNECT_LIMIT, is_up.wait_for(|is_up| *is_up)).await;
+        let mut link = self.events.link.subscribe();
+        let waited = timeout(RECONNECT_LIMIT, link.wait_for(|link| link.is_up)).await;
         match waited {
             Ok(Ok(_)) => Ok(()),
             _ => Err(away(&self.address)),
@@ -126,21 +134,31 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is lost.
-    pub(crate) async fn lost(&self) {
-        let mut is_up = self.events.is_up.subscribe();
-        if is_up.wait_for(|is_up| !*is_up).await.is_err() {
-            // The sender lives in `self`, so this is never reached.
-            std::future::pending::<()>().await;
-        }
+    /// How often the connection was lost so far.
+    pub(crate) fn losses(&self) -> u64 {
+        self.events.link.borrow().losses
     }
 
-    /// Waits until a connection that was lost is there again.
-    pub(crate) async fn restored(&self) {
-        self.lost().await;
-        let mut is_up = self.events.is_up.subscribe();
-        if is_up.wait_for(|is_up| *is_up).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Waits until the connection was lost more often than so many times. No answer outlives its connection,
+    /// so whoever awaits one counts before the question is sent.
+    pub(crate) async fn lost_after(&self, losses: u64) {
+        self.wait_for(|link| link.losses > losses).await;
+    }
+
+    /// Waits until a connection that was lost is there again. Returns how often it was lost by then.
+    pub(crate) async fn restored_after(&self, losses: u64) -> u64 {
+        self.wait_for(|link| link.is_up && link.losses > losses)
+            .await
+            .losses
+    }
+
+    async fn wait_for(&self, holds: impl FnMut(&Link) -> bool) -> Link {
+        let mut link = self.events.link.subscribe();
+        let seen = link.wait_for(holds).await.map(|link| *link);
+        match seen {
+            Ok(link) => link,
+            // The sender lives in `self`, so this is never reached.
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -176,7 +194,7 @@ impl Connection {
 impl Events {
     fn new() -> Self {
         Self {
-            is_up: watch::Sender::new(false),
+            link: watch::Sender::default(),
             forbidden: watch::Sender::default(),
             count: Arc::default(),
         }
@@ -184,8 +202,11 @@ impl Events {
 
     fn note(&self, event: &Event) {
         match event {
-            Event::Connected => drop(self.is_up.send_replace(true)),
-            Event::Disconnected | Event::Closed => drop(self.is_up.send_replace(false)),
+            Event::Connected => self.link.send_modify(|link| link.is_up = true),
+            Event::Disconnected | Event::Closed => self.link.send_modify(|link| {
+                link.is_up = false;
+                link.losses = link.losses.saturating_add(1);
+            }),
             Event::ServerError(ServerError::Other(text)) => self.note_forbidden(text),
             _ => {}
         }

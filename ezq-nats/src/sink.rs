@@ -73,7 +73,8 @@ impl NatsSink {
     /// subjects, on disk and with the server's defaults.
     ///
     /// The sink then declares the stream's dedupe window in its
-    /// [capabilities](SinkCapabilities::dedupe); of several streams, the shortest.
+    /// [capabilities](SinkCapabilities::dedupe); of several streams, the shortest. Streams that are not named
+    /// here drop duplicates as well, which the sink then says nothing of.
     ///
     /// # Errors
     /// - [`ErrorKind::Configuration`] if the name or a subject cannot be used, or another stream takes it.
@@ -118,6 +119,7 @@ impl NatsSink {
     /// Sends messages of which no two have one key.
     async fn send_pipeline(&self, messages: &[Outbound]) -> Vec<SendOutcome> {
         let moment = self.connection.moment();
+        let losses = self.connection.losses();
         let mut sent = Vec::with_capacity(messages.len());
         for message in messages {
             sent.push(self.begin(message).await);
@@ -126,7 +128,10 @@ impl NatsSink {
         let mut outcomes = Vec::with_capacity(messages.len());
         for (message, begun) in messages.iter().zip(sent) {
             let outcome = match begun {
-                Ok(confirmation) => self.finish(message.topic(), confirmation, moment).await,
+                Ok(confirmation) => {
+                    self.finish(message.topic(), confirmation, moment, losses)
+                        .await
+                }
                 Err(outcome) => outcome,
             };
             outcomes.push(outcome);
@@ -152,6 +157,7 @@ impl NatsSink {
         subject: &str,
         confirmation: PublishAckFuture,
         moment: u64,
+        losses: u64,
     ) -> SendOutcome {
         tokio::select! {
             biased;
@@ -171,7 +177,7 @@ impl NatsSink {
             }
             // No confirmation outlives its connection. If the message was stored all the same, the
             // stream drops the next one.
-            () = self.connection.lost() => SendOutcome::Failed(away(self.connection.address())),
+            () = self.connection.lost_after(losses) => SendOutcome::Failed(away(self.connection.address())),
         }
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::ack_subject::AckSubject;
+use crate::binding::{ATTRIBUTE, percent_decoded};
 use crate::config::NatsConfig;
 use crate::connection::{ANSWER_LIMIT, Connection};
 use crate::request::{Failure, code, number_in, request};
@@ -203,14 +204,21 @@ impl NatsSource {
     }
 }
 
-/// Each header with each of its values.
+/// Each header with each of its values. The attributes of an event are decoded, which the binding wants
+/// percent-encoded.
 fn each(headers: Option<&HeaderMap>) -> impl Iterator<Item = (String, Vec<u8>)> {
     let all = headers.into_iter().flat_map(HeaderMap::iter);
     all.flat_map(|(name, values)| {
         let name: &str = name.as_ref();
-        values
-            .iter()
-            .map(move |value| (name.to_owned(), value.as_str().into()))
+        values.iter().map(move |value| {
+            let prefix = name.get(..ATTRIBUTE.len());
+            let is_attribute = prefix.is_some_and(|name| name.eq_ignore_ascii_case(ATTRIBUTE));
+            let value = match is_attribute {
+                true => percent_decoded(value.as_str()),
+                false => value.as_str().into(),
+            };
+            (name.to_owned(), value)
+        })
     })
 }
 

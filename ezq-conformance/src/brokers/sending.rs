@@ -26,6 +26,12 @@ pub(super) fn event(topic: &str, id: &str, size: usize) -> Result<Outbound> {
     Ok(Outbound::new(topic, envelope.json(&data)?.build()?))
 }
 
+/// A small event of a source.
+pub(super) fn event_of(source: &str, topic: &str, id: &str) -> Result<Outbound> {
+    let envelope = Envelope::builder("conformance.case", source).id(id);
+    Ok(Outbound::new(topic, envelope.json("0")?.build()?))
+}
+
 /// Small events with ids of a prefix and a number.
 pub(super) fn events(topic: &str, prefix: &str, count: usize) -> Result<Vec<Outbound>> {
     (0..count)
@@ -72,18 +78,19 @@ pub(super) async fn send_all(sink: &dyn Sink, batch: &[Outbound]) -> Result<()> 
 /// Sends a batch as a relay does, until everything is stored.
 pub(super) async fn send_until_stored(sink: &dyn Sink, batch: &[Outbound]) -> Result<()> {
     let mut rest = batch.to_vec();
+    let mut last = String::new();
     let sending = async {
         while !rest.is_empty() {
             match sink.send(&rest).await {
                 Ok(outcomes) => {
                     let kept = rest.into_iter().zip(outcomes);
-                    rest = kept
-                        .filter(|(_, outcome)| !is_sent(outcome))
-                        .map(|(message, _)| message)
-                        .collect();
+                    let kept = kept.filter(|(_, outcome)| !is_sent(outcome));
+                    let kept = kept.inspect(|(_, outcome)| last = format!("{outcome:?}"));
+                    rest = kept.map(|(message, _)| message).collect();
                 }
                 Err(error) => {
                     check!(error.is_transient(), "an outage is no {:?}", error.kind());
+                    last = error.to_string();
                 }
             }
             if !rest.is_empty() {
@@ -92,9 +99,8 @@ pub(super) async fn send_until_stored(sink: &dyn Sink, batch: &[Outbound]) -> Re
         }
         Ok(())
     };
-    timeout(RECOVERY, sending)
-        .await
-        .map_err(|_| CaseError::Failed(format!("not stored within {RECOVERY:?}")))?
+    let sent = timeout(RECOVERY, sending).await;
+    sent.map_err(|_| CaseError::Failed(format!("not stored within {RECOVERY:?}: {last}")))?
 }
 
 pub(super) fn is_sent(outcome: &SendOutcome) -> bool {

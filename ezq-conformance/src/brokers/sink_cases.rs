@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::case::SinkCase;
 use super::harness::{ServerStep, SinkHarness};
 use super::sending::{
-    event, events, ids, is_sent, needs, send, send_all, send_until_stored, sink_topic,
+    event, event_of, events, ids, is_sent, needs, send, send_all, send_until_stored, sink_topic,
 };
 use crate::error::{CaseError, CaseResult};
 
@@ -28,6 +28,7 @@ cases![
     an_empty_batch_has_no_outcomes,
     events_of_a_key_are_stored_in_their_order,
     topics_get_their_own_events,
+    events_that_share_an_id_are_all_stored,
     several_batches_at_once_are_all_stored,
     an_event_sent_twice_is_stored_as_often_as_declared,
     an_event_that_is_too_large_is_rejected_and_harms_no_other,
@@ -131,6 +132,23 @@ async fn topics_get_their_own_events(harness: &dyn SinkHarness) -> CaseResult {
     send_all(&*sink, &batch).await?;
     check_eq!(ids(&harness.read(&one).await)?, ["1", "3"], "one topic");
     check_eq!(ids(&harness.read(&other).await)?, ["2"], "the other topic");
+    Ok(())
+}
+
+/// An event is identified by its source and its id, and a topic has its own copy: a broker that drops
+/// duplicates may take no other event for one.
+async fn events_that_share_an_id_are_all_stored(harness: &dyn SinkHarness) -> CaseResult {
+    let sink = harness.sink().await;
+    let one = sink_topic(harness).await;
+    let other = sink_topic(harness).await;
+    let batch = [
+        event_of("/one", &one, "shared")?,
+        event_of("/two", &one, "shared")?,
+        event_of("/one", &other, "shared")?,
+    ];
+    send_all(&*sink, &batch).await?;
+    check_eq!(harness.read(&one).await.len(), 2, "events of two sources");
+    check_eq!(harness.read(&other).await.len(), 1, "in the other topic");
     Ok(())
 }
 

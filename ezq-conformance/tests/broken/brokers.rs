@@ -30,6 +30,7 @@ enum Fault {
     MixesTopics,
     LosesSome,
     DropsDuplicates,
+    KnowsIdsOnly,
     FailsForGood,
     CutsLarge,
     TakesMissing,
@@ -53,9 +54,9 @@ enum Fault {
 
 use Fault::{
     AcceptsAnyPosition, ChangesData, CutsLarge, DropsDuplicates, FailsForGood, ForgetsWhenClosed,
-    GoesOnAtCommits, IgnoresMax, IgnoresSeeks, IsAlwaysHealthy, IsWrongWhenAway, LosesDropped,
-    LosesOutcomes, LosesSome, MixesTopics, NumbersForItself, RefusesNothing, Reverses,
-    SaysSentWhenAway, SaysSentWhenLate, SeesNothingNew, SharesMessages, SkipsAfterOutage,
+    GoesOnAtCommits, IgnoresMax, IgnoresSeeks, IsAlwaysHealthy, IsWrongWhenAway, KnowsIdsOnly,
+    LosesDropped, LosesOutcomes, LosesSome, MixesTopics, NumbersForItself, RefusesNothing,
+    Reverses, SaysSentWhenAway, SaysSentWhenLate, SeesNothingNew, SharesMessages, SkipsAfterOutage,
     SkipsAfterPause, TakesMissing, WaitsForEver,
 };
 
@@ -70,6 +71,7 @@ const SINKS: &[(Fault, &[&str])] = &[
         DropsDuplicates,
         &["an_event_sent_twice_is_stored_as_often_as_declared"],
     ),
+    (KnowsIdsOnly, &["events_that_share_an_id_are_all_stored"]),
     (
         FailsForGood,
         &["an_event_that_is_too_large_is_rejected_and_harms_no_other"],
@@ -150,6 +152,8 @@ const SOURCES: &[(Fault, &[&str])] = &[
 struct Held {
     topics: BTreeMap<String, Vec<Vec<u8>>>,
     ids: HashSet<String>,
+    /// Topics, sources and ids.
+    whole: HashSet<[String; 3]>,
     is_away: bool,
     is_paused: bool,
     was_away: bool,
@@ -248,7 +252,12 @@ impl Broker {
 
         let is_lost = self.has(LosesSome) && held.sent.is_multiple_of(7);
         let is_known = !held.ids.insert(message.id().to_owned());
-        if !(is_lost || is_known && self.has(DropsDuplicates)) {
+        let source = message.envelope().source();
+        let whole = [message.topic(), source, message.id()].map(str::to_owned);
+        let is_other = held.whole.insert(whole) && is_known;
+        let is_dropped =
+            is_known && self.has(DropsDuplicates) || is_other && self.has(KnowsIdsOnly);
+        if !(is_lost || is_dropped) {
             let topic = match self.has(MixesTopics) {
                 true => "all".to_owned(),
                 false => message.topic().to_owned(),

@@ -103,6 +103,7 @@ impl State {
         parcels: Vec<Result<Parcel>>,
     ) -> Result<Vec<Result<PublishAck>>> {
         self.connection.ready().await?;
+        let losses = self.connection.losses();
         let mut sent = Vec::with_capacity(parcels.len());
         let mut woken = BTreeSet::new();
         for parcel in &parcels {
@@ -116,7 +117,7 @@ impl State {
         for (parcel, sent) in parcels.into_iter().zip(sent) {
             let result = match (parcel, sent) {
                 (Ok(parcel), Some(sent)) => {
-                    let result = self.confirmed(&parcel, sent).await;
+                    let result = self.confirmed(&parcel, sent, losses).await;
                     if result.is_ok() {
                         woken.insert(parcel.queue);
                     }
@@ -150,8 +151,9 @@ impl State {
         &self,
         parcel: &Parcel,
         sent: Result<PublishAckFuture, Failed>,
+        losses: u64,
     ) -> Result<PublishAck> {
-        match self.answered(parcel, sent).await {
+        match self.answered(parcel, sent, losses).await {
             Ok(ack) => Ok(ack),
             // The server has decided, so asking again changes nothing.
             Err(Failed {
@@ -160,8 +162,9 @@ impl State {
             }) => Err(error),
             Err(_) => {
                 self.connection.ready().await?;
+                let losses = self.connection.losses();
                 let sent = self.send(parcel).await;
-                let answered = self.answered(parcel, sent).await;
+                let answered = self.answered(parcel, sent, losses).await;
                 answered.map_err(|failed| failed.error)
             }
         }
@@ -171,13 +174,14 @@ impl State {
         &self,
         parcel: &Parcel,
         sent: Result<PublishAckFuture, Failed>,
+        losses: u64,
     ) -> Result<PublishAck, Failed> {
         tokio::select! {
             biased;
             answered = sent?.into_future() => {
                 answered.map_err(|error| self.failed(parcel, error))
             }
-            () = self.connection.lost() => Err(Failed {
+            () = self.connection.lost_after(losses) => Err(Failed {
                 may_help: true,
                 error: crate::error::away(self.address()),
             }),

@@ -41,13 +41,14 @@ impl State {
         let connection = self.connection.clone();
         // It ends when the connection is closed, or when nobody waits any more.
         tokio::spawn(async move {
+            let mut losses = connection.losses();
             loop {
                 tokio::select! {
                     word = woken.next() => if word.is_none() {
                         return;
                     },
                     // What was said while the connection was down is lost.
-                    () = connection.restored() => {}
+                    so_far = connection.restored_after(losses) => losses = so_far,
                     () = counter.closed() => return,
                 }
                 counter.send_modify(|count| *count = count.wrapping_add(1));

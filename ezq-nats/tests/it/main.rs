@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod conformance;
+mod conforming;
 mod connecting;
 mod faults;
+mod ingesting;
 mod proxy;
 mod reading;
 mod relaying;
 mod sending;
 mod server;
+mod soak;
+mod workers;

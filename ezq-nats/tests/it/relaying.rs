@@ -1,91 +1,16 @@
 //! A relay from a real queue to a real server, of which either is killed.
 
 use std::collections::HashMap;
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
-use ezq::message::QueueName;
-use ezq::prelude::*;
 use ezq::relay::Relay;
-use ezq::testing::{TestDatabase, TestEzq};
-use ezq_nats::{NatsConfig, NatsSink};
-use serde::{Deserialize, Serialize};
+use ezq::testing::TestDatabase;
+use ezq_nats::NatsSink;
 
 use crate::sending::messages;
 use crate::server::{Server, Version};
-
-#[derive(Event, Serialize, Deserialize)]
-#[event(type = "step", queue = "outbox")]
-struct Step {
-    n: u32,
-}
+use crate::workers::{Role, Step, Worker, until, waiting};
 
 const EVENTS: u32 = 4_000;
-/// The variables that tell a worker its database and its server.
-const DATABASE: &str = "RELAY_DATABASE";
-const SERVER: &str = "RELAY_SERVER";
-
-/// A relay in a process of its own.
-struct Worker(Child);
-
-impl Worker {
-    fn start(database: &str, server: &Server) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "relaying::worker", "--nocapture"])
-            .env(DATABASE, database)
-            .env(SERVER, server.url())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for Worker {
-    /// Kills it as `kill -9` does.
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Not a test: what a relay's process runs. In the test run itself it has nothing to do.
-#[tokio::test]
-async fn worker() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let config = NatsConfig::new(&std::env::var(SERVER).unwrap()).unwrap();
-    let sink = NatsSink::connect_lazily(&config).await.unwrap();
-    // Slow enough to be killed in the middle.
-    let relay = Relay::new("outbox", sink).batch_size(50).rate(300);
-    let ezq = Ezq::builder()
-        .database_url(&database)
-        .without_discovered_handlers()
-        .configure(|config| config.lease = Duration::from_secs(2))
-        .register(relay)
-        .connect()
-        .await
-        .unwrap();
-    ezq.consumer().queue("outbox").run().await.unwrap();
-}
-
-/// Waits until a condition holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(
-            began.elapsed() < Duration::from_secs(120),
-            "not yet: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn waiting(app: &TestEzq) -> u64 {
-    let queue = QueueName::new("outbox").unwrap();
-    let stats = app.stats(&queue).await.unwrap();
-    assert_eq!(stats.dead, 0, "no event is given up");
-    stats.ready + stats.in_progress + stats.scheduled
-}
 
 async fn stored(context: &async_nats::jetstream::Context) -> u64 {
     let mut stream = context.get_stream("OUTBOX").await.unwrap();
@@ -105,14 +30,14 @@ async fn kill_both(test: &str, version: Version, db: TestDatabase) {
 
     for _ in 0..3 {
         let before = stored(&context).await;
-        let relay = Worker::start(&db.url(), &server);
+        let relay = Worker::start(Role::Relay, &db.url(), &server);
         until("the relay sends", async || {
             stored(&context).await > before + 200
         })
         .await;
         drop(relay);
     }
-    let relay = Worker::start(&db.url(), &server);
+    let relay = Worker::start(Role::Relay, &db.url(), &server);
     for _ in 0..2 {
         // The queue tells how far the relay is, whatever the server's clients see of it.
         let before = waiting(&app).await;

@@ -34,6 +34,8 @@ fn ids(messages: &[StreamMessage]) -> Vec<&str> {
     messages
         .iter()
         .map(|message| header(message, "Nats-Msg-Id").unwrap())
+        // Subject, source and id.
+        .map(|identity| identity.rsplit(' ').next().unwrap())
         .collect()
 }
 

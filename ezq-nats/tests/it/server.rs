@@ -113,6 +113,14 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal to the server's process.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let mut kill = Command::new("kill");
+        kill.args([&format!("-{name}"), &id]);
+        assert!(kill.status().unwrap().success());
+    }
+
     /// Starts it again, on the same port and with what it had written.
     pub(crate) fn restart(&mut self) {
         self.starts += 1;
