@@ -2,60 +2,15 @@
 //! that go away: each entry becomes one row.
 
 use std::collections::HashMap;
-use std::process::{Child, Command};
 use std::time::Duration;
 
-use ezq::prelude::*;
 use ezq::sqlx::{self, Connection as _, PgConnection};
 use ezq::testing::{TestDatabase, TestEzq};
 use ezq_redis::RedisSource;
 use redis::Connection;
 
-use crate::relaying::until;
 use crate::server::Server;
-
-const DATABASE: &str = "INGEST_DATABASE";
-const SERVER: &str = "INGEST_SERVER";
-
-/// An ingest in a process of its own.
-struct Worker(Child);
-
-impl Worker {
-    fn start(database: &str, server: &Server) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "ingesting::worker", "--nocapture"])
-            .env(DATABASE, database)
-            .env(SERVER, server.url())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for Worker {
-    /// Kills it as `kill -9` does.
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Not a test: what an ingest's process runs. In the test run itself it has nothing to do.
-#[tokio::test]
-async fn worker() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let server = std::env::var(SERVER).unwrap();
-    let source = RedisSource::connect_lazily(&server, ["orders"]).unwrap();
-    let ezq = Ezq::builder()
-        .database_url(&database)
-        .without_discovered_handlers()
-        .connect()
-        .await
-        .unwrap();
-    let ingest = ezq.ingest(source.named("till")).into("orders").plain("n");
-    ingest.batch_size(50).run().await.unwrap();
-}
+use crate::workers::{Role, Worker, until};
 
 fn add(connection: &mut Connection, from: usize, to: usize) {
     let mut pipeline = redis::pipe();
@@ -90,7 +45,7 @@ async fn ledger(test: &mut PgConnection) -> HashMap<i64, usize> {
 }
 
 /// An application, and a connection of the test's own.
-async fn app(db: &TestDatabase) -> (TestEzq, PgConnection) {
+pub(crate) async fn app(db: &TestDatabase) -> (TestEzq, PgConnection) {
     let app = db.app(|app| app.queue("orders")).await.unwrap();
     let queue = ezq::QueueName::new("orders").unwrap();
     app.engine(&queue).ensure_queue(&queue).await.unwrap();
@@ -115,7 +70,7 @@ async fn ingests_and_servers_that_are_killed_store_each_entry_once(db: TestDatab
     // Killed at any step, and always two at once.
     for _ in 0..4 {
         let all = more(&server, 1_500);
-        let workers = [(), ()].map(|()| Worker::start(&db.url(), &server));
+        let workers = [(), ()].map(|()| Worker::start(Role::Ingest("orders"), &db.url(), &server));
         let begun = stored(&mut test).await;
         until("entries are stored", async || {
             stored(&mut test).await > begun
@@ -126,7 +81,7 @@ async fn ingests_and_servers_that_are_killed_store_each_entry_once(db: TestDatab
         assert!(stored(&mut test).await <= all);
     }
 
-    let worker = Worker::start(&db.url(), &server);
+    let worker = Worker::start(Role::Ingest("orders"), &db.url(), &server);
     for _ in 0..2 {
         let all = more(&server, 1_000);
         server.kill();

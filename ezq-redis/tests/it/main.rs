@@ -7,3 +7,5 @@ mod reading;
 mod relaying;
 mod sending;
 mod server;
+mod soak;
+mod workers;

@@ -1,93 +1,19 @@
 //! A relay from a real queue to a real server, of which either is killed.
 
 use std::collections::HashMap;
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ezq::message::QueueName;
-use ezq::prelude::*;
 use ezq::relay::Relay;
-use ezq::testing::TestEzq;
 use ezq_redis::RedisSink;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::sending::entries;
 use crate::server::Server;
-
-#[derive(Event, Serialize, Deserialize)]
-#[event(type = "step", queue = "outbox")]
-struct Step {
-    n: u32,
-}
+use crate::workers::{Role, Step, Worker, until, waiting};
 
 const EVENTS: u32 = 6_000;
-/// The variables that tell a worker its database and its server.
-const DATABASE: &str = "RELAY_DATABASE";
-const SERVER: &str = "RELAY_SERVER";
 
-/// A relay in a process of its own.
-struct Worker(Child);
-
-impl Worker {
-    fn start(database: &str, server: &Server) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "relaying::worker", "--nocapture"])
-            .env(DATABASE, database)
-            .env(SERVER, server.url())
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for Worker {
-    /// Kills it as `kill -9` does.
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Not a test: what a relay's process runs. In the test run itself it has nothing to do.
-#[tokio::test]
-async fn worker() {
-    let Ok(database) = std::env::var(DATABASE) else {
-        return;
-    };
-    let sink = RedisSink::connect_lazily(&std::env::var(SERVER).unwrap()).unwrap();
-    // Slow enough to be killed in the middle.
-    let relay = Relay::new("outbox", sink).batch_size(100).rate(2_000);
-    let ezq = Ezq::builder()
-        .database_url(&database)
-        .without_discovered_handlers()
-        .configure(|config| config.lease = Duration::from_secs(2))
-        .register(relay)
-        .connect()
-        .await
-        .unwrap();
-    ezq.consumer().queue("outbox").run().await.unwrap();
-}
-
-/// Waits until a condition holds.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(
-            began.elapsed() < Duration::from_secs(120),
-            "not yet: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn waiting(app: &TestEzq) -> u64 {
-    let queue = QueueName::new("outbox").unwrap();
-    let stats = app.stats(&queue).await.unwrap();
-    assert_eq!(stats.dead, 0, "no event is given up");
-    stats.ready + stats.in_progress + stats.scheduled
-}
-
-fn stored(server: &Server) -> usize {
+pub(crate) fn stored(server: &Server) -> usize {
     redis::cmd("XLEN")
         .arg("outbox")
         .query(&mut server.connection())
@@ -106,11 +32,11 @@ async fn relays_and_servers_that_are_killed_lose_no_event(db: ezq::testing::Test
 
     for _ in 0..3 {
         let before = stored(&server);
-        let relay = Worker::start(&db.url(), &server);
+        let relay = Worker::start(Role::Relay, &db.url(), &server);
         until("the relay sends", async || stored(&server) > before + 300).await;
         drop(relay);
     }
-    let relay = Worker::start(&db.url(), &server);
+    let relay = Worker::start(Role::Relay, &db.url(), &server);
     for _ in 0..2 {
         let before = stored(&server);
         until("the relay sends", async || stored(&server) > before + 300).await;
