@@ -92,9 +92,9 @@ impl Engine for JetStreamEngine {
             let live = key_of(queue, receipt).and_then(|key| {
                 let all = self.state.leases.held();
                 let held = all.get(&key)?;
-                let is_own = held.id == *receipt.message_id();
+                let is_own = held.message.id == *receipt.message_id();
                 let is_live = held.is_live(tokio::time::Instant::now());
-                let ack = held.ack.clone();
+                let ack = held.message.ack.clone();
                 (is_own && is_live).then_some((key, ack))
             });
             outcomes.push(match live {

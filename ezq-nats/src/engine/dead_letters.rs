@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::api::missing;
 use super::contract::JetStreamEngine;
-use super::leases::Held;
+use super::leases::Taken;
 use super::names::Names;
 use super::publish::Parcel;
 use super::state::State;
@@ -28,34 +28,34 @@ impl State {
         &self,
         queue: &QueueName,
         names: &Names,
-        held: &Held,
+        message: &Taken,
         progress: &Progress,
         reason: &Reason,
     ) -> Parcel {
-        let died_at = self.clock.now().max(held.stored_at);
-        let mut own = held.headers.clone();
+        let died_at = self.clock.now().max(message.stored_at);
+        let mut own = message.headers.clone();
         own.merge(progress);
         let death = json!({
             // A reason is plain data: writing it as JSON cannot fail.
             "reason": serde_json::to_value(reason).unwrap_or_default(),
-            "id": held.id.as_number(),
-            "deliveries": held.deliveries,
-            "enqueued_at": held.stored_at,
+            "id": message.id.as_number(),
+            "deliveries": message.deliveries,
+            "enqueued_at": message.stored_at,
             "died_at": died_at,
         });
         own.insert(DEAD, death);
 
         let stored = Stored {
             headers: own,
-            stored_at: Some(held.stored_at),
+            stored_at: Some(message.stored_at),
             died_at: Some(died_at),
             ..Stored::default()
         };
         Parcel {
             queue: queue.clone(),
             subject: names.dead(),
-            headers: stored.write(&format!("dead:{}-{}", held.id, held.deliveries)),
-            payload: held.payload.clone(),
+            headers: stored.write(&format!("dead:{}-{}", message.id, message.deliveries)),
+            payload: message.payload.clone(),
         }
     }
 

@@ -91,7 +91,7 @@ impl State {
             }
             if !held.is_live(now) {
                 if held.server_ends.saturating_duration_since(now) > MARGIN {
-                    due.give_back.push(held.ack.clone());
+                    due.give_back.push(held.message.ack.clone());
                 }
                 return false;
             }
@@ -101,7 +101,7 @@ impl State {
             let mut next = if is_short { held.ends } else { held.renew_at() };
             if !is_short && next <= now {
                 let kept = due.keep.entry(key.0.clone()).or_default();
-                kept.push((key.clone(), held.ack.clone()));
+                kept.push((key.clone(), held.message.ack.clone()));
                 held.renew_again_at = now + PAUSE;
                 next = held.renew_again_at;
             }

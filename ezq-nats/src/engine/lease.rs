@@ -1,5 +1,7 @@
 //! Leasing: one request for what is ready, answered at once.
 
+use std::sync::Arc;
+
 use async_nats::{Message, StatusCode};
 use chrono::DateTime;
 use ezq_core::engine::{Delivery, LeaseRequest, Leased};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::api::missing;
 use super::keeper::ends_after;
-use super::leases::{Held, Key, receipt};
+use super::leases::{Held, Key, Taken, receipt};
 use super::names::{CONSUMER, Queue};
 use super::queues::consumer_info;
 use super::state::State;
@@ -85,13 +87,16 @@ impl State {
         // The server hands nothing out early, so a due time ahead of its clock shows the error of ours.
         delivery.leased_at = self.clock.now().max(delivery.due);
 
-        let held = Held {
+        let taken = Taken {
             id,
             ack: subject,
             payload: message.payload,
             headers: stored.headers,
             stored_at,
             deliveries,
+        };
+        let held = Held {
+            message: Arc::new(taken),
             ack_wait: queue.ack_wait,
             ends: ends_after(asked, request.ttl),
             server_ends: asked + queue.ack_wait,

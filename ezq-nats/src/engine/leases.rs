@@ -10,7 +10,7 @@
 //!   request was sent, and is put off by each confirmed "in progress".
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -24,9 +24,9 @@ use tokio::time::Instant;
 
 use crate::ack_subject::AckSubject;
 
-/// One message in the hands of this process.
-#[derive(Debug, Clone)]
-pub(crate) struct Held {
+/// A message as it was leased.
+#[derive(Debug)]
+pub(crate) struct Taken {
     pub(crate) id: MessageId,
     /// Where the server waits for a word on it.
     pub(crate) ack: Subject,
@@ -35,6 +35,12 @@ pub(crate) struct Held {
     pub(crate) stored_at: DateTime<Utc>,
     /// How often it was delivered, this time included.
     pub(crate) deliveries: u32,
+}
+
+/// One message in the hands of this process.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) message: Arc<Taken>,
     /// How long the server waits.
     pub(crate) ack_wait: Duration,
     /// The end that the worker asked for.
@@ -85,14 +91,14 @@ impl Leases {
     }
 
     /// Takes a delivery for a settlement; `None` if its lease is over, or another settlement has it.
-    pub(crate) fn begin(&self, key: &Key) -> Option<Held> {
+    pub(crate) fn begin(&self, key: &Key) -> Option<Arc<Taken>> {
         let mut all = self.held();
         let held = all.get_mut(key)?;
         if held.is_settling || !held.is_live(Instant::now()) {
             return None;
         }
         held.is_settling = true;
-        Some(held.clone())
+        Some(Arc::clone(&held.message))
     }
 
     /// Whether a delivery may still be settled.
@@ -139,13 +145,16 @@ mod tests {
 
     fn held(ends: Duration, server_ends: Duration) -> Held {
         let now = Instant::now();
-        Held {
+        let message = Taken {
             id: MessageId::Number(1),
             ack: "ack".into(),
             payload: Bytes::new(),
             headers: Headers::new(),
             stored_at: Utc::now(),
             deliveries: 1,
+        };
+        Held {
+            message: Arc::new(message),
             ack_wait: Duration::from_secs(30),
             ends: now + ends,
             server_ends: now + server_ends,

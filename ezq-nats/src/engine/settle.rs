@@ -6,13 +6,14 @@
 //! nothing twice: everything it stores has an id of the event and the attempt.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use ezq_core::engine::{Receipt, Settle, SettleOutcome};
 use ezq_core::message::{Progress, QueueName};
 use ezq_core::{ErrorKind, Result};
 
 use super::keeper::HANDLED;
-use super::leases::{Held, Key, key_of};
+use super::leases::{Key, Taken, key_of};
 use super::names::{Names, Wait};
 use super::publish::Parcel;
 use super::server_clock::later;
@@ -24,7 +25,7 @@ struct Begun {
     /// Its place among the settlements of the call.
     place: usize,
     key: Key,
-    held: Held,
+    message: Arc<Taken>,
     /// How many of the messages to be stored are its own.
     parcels: usize,
 }
@@ -79,20 +80,20 @@ impl State {
                 outcomes.push((place, SettleOutcome::Failed { receipt, error }));
                 continue;
             };
-            let Some(held) = self
+            let Some(message) = self
                 .leases
                 .begin(&key)
-                .filter(|held| held.id == *receipt.message_id())
+                .filter(|message| message.id == *receipt.message_id())
             else {
                 outcomes.push((place, SettleOutcome::LeaseLost));
                 continue;
             };
 
-            let own = self.left_behind(queue, &key, &held, receipt.covers(), settle);
+            let own = self.left_behind(queue, &key, &message, receipt.covers(), settle);
             begun.push(Begun {
                 place,
                 key,
-                held,
+                message,
                 parcels: own.len(),
             });
             parcels.extend(own);
@@ -144,12 +145,16 @@ impl State {
             .iter()
             .map(|one| self.leases.is_live(&one.key))
             .collect();
-        let handled = begun
+        let mut handled: Vec<&Begun> = begun
             .iter()
             .zip(stored)
             .zip(&live)
-            .filter(|((_, stored), live)| stored.is_ok() && **live);
-        let acks = handled.map(|((one, _), _)| one.held.ack.clone()).collect();
+            .filter(|((_, stored), live)| stored.is_ok() && **live)
+            .map(|((one, _), _)| one)
+            .collect();
+        // A message that leaves from within the stream costs the server more than the first one.
+        handled.sort_by_key(|one| one.key.1);
+        let acks = handled.iter().map(|one| one.message.ack.clone()).collect();
         let told = self.say(acks, HANDLED).await;
 
         let results = stored.iter().zip(live).map(|(stored, live)| match stored {
@@ -170,10 +175,14 @@ impl State {
         &self,
         queue: &QueueName,
         key: &Key,
-        held: &Held,
+        message: &Taken,
         covers: u32,
         settle: Settle,
     ) -> Vec<Result<Parcel>> {
+        let leaves_nothing = matches!(settle, Settle::Ack { .. } | Settle::Discard);
+        if leaves_nothing && settle.outgoing().is_empty() {
+            return Vec::new();
+        }
         let names = self.names(queue);
         let [sequence, delivered, _] = key.1;
         let stream = names.stream();
@@ -186,15 +195,15 @@ impl State {
         let copy = match settle {
             Settle::Retry {
                 after, progress, ..
-            } => Some(self.again(queue, &names, held, covers, &progress, after)),
+            } => Some(self.again(queue, &names, message, covers, &progress, after)),
             Settle::Release => {
                 let nothing = Progress::default();
                 let at_once = std::time::Duration::ZERO;
-                Some(self.again(queue, &names, held, covers, &nothing, at_once))
+                Some(self.again(queue, &names, message, covers, &nothing, at_once))
             }
             Settle::DeadLetter {
                 reason, progress, ..
-            } => Some(self.letter(queue, &names, held, &progress, &reason)),
+            } => Some(self.letter(queue, &names, message, &progress, &reason)),
             _ => None,
         };
         parcels.extend(copy.map(Ok));
@@ -206,25 +215,25 @@ impl State {
         &self,
         queue: &QueueName,
         names: &Names,
-        held: &Held,
+        message: &Taken,
         covers: u32,
         progress: &Progress,
         after: std::time::Duration,
     ) -> Parcel {
-        let mut own = held.headers.clone();
+        let mut own = message.headers.clone();
         own.give_back(progress);
         own.covered(covers);
         let due = (!after.is_zero()).then(|| later(self.clock.now(), after));
         let stored = Stored {
             headers: own,
-            id: Some(held.id.clone()),
-            stored_at: Some(held.stored_at),
+            id: Some(message.id.clone()),
+            stored_at: Some(message.stored_at),
             due,
-            deliveries: held.deliveries,
+            deliveries: message.deliveries,
             died_at: None,
         };
 
-        let attempt = format!("{}-{}", held.id, held.deliveries);
+        let attempt = format!("{}-{}", message.id, message.deliveries);
         let mut headers = stored.write(&format!("again:{attempt}"));
         let subject = match due {
             None => names.now(),
@@ -237,7 +246,7 @@ impl State {
             queue: queue.clone(),
             subject,
             headers,
-            payload: held.payload.clone(),
+            payload: message.payload.clone(),
         }
     }
 }
