@@ -11,6 +11,9 @@ use crate::error::Result;
 /// The variable that makes a process a child. Its value is the case and the words that the case adds.
 const ROLE: &str = "BENCH_ROLE";
 
+/// The word of a role without an exporter of the metrics.
+pub(crate) const UNMEASURED: &str = "unmeasured";
+
 /// A child process. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -116,6 +119,12 @@ pub(crate) async fn told_to_go() -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Whether this process exports its metrics.
+#[cfg(feature = "metrics")]
+pub(crate) fn exports() -> bool {
+    !role().is_some_and(|(role, _)| role.starts_with(UNMEASURED))
 }
 
 /// The role and the database's URL, if this process is a child.

@@ -31,7 +31,9 @@ use crate::error::Result;
 async fn main() -> ExitCode {
     // Before all else: handles are kept from the first use on, in children as well.
     #[cfg(feature = "metrics")]
-    if let Err(error) = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder() {
+    if children::exports()
+        && let Err(error) = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()
+    {
         return ended(Err(error.into()));
     }
 

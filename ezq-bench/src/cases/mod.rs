@@ -77,6 +77,8 @@ pub(crate) const GROWTH: &[Case] = &[
     growth::QUEUES,
     overview::CASE,
     processes::PARTITIONED,
+    #[cfg(feature = "metrics")]
+    processes::METRICS,
     #[cfg(feature = "redis")]
     brokers::RELAY,
     #[cfg(feature = "redis")]
@@ -89,7 +91,7 @@ pub(crate) async fn work_as_child() -> Option<Result<()>> {
     let words: Vec<&str> = role.split(' ').collect();
     Some(match words[..] {
         ["recovery", queue, lease] => recovery::work(&url, queue, lease).await,
-        ["processes", queue] => processes::work(&url, queue).await,
+        ["processes" | children::UNMEASURED, queue] => processes::work(&url, queue).await,
         ["memory", queue, events] => memory::work(&url, queue, events).await,
         ["dispatch", side, events] => dispatch::work(side, events).await,
         _ => Err(format!("`{role}` is nothing that a child does").into()),

@@ -1,5 +1,6 @@
 //! Three processes that work off one queue together: `processes`, against one alone; `partitions`, a queue of
-//! eight partitions against one of none.
+//! eight partitions against one of none. `consume_metrics`: one process with an exporter of the metrics, against
+//! one of the same build without.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,6 +13,8 @@ use serde_json::json;
 use crate::application::{Application, CONCURRENCY};
 use crate::case::Case;
 use crate::check::check;
+#[cfg(feature = "metrics")]
+use crate::children::UNMEASURED;
 use crate::children::{Child, told_to_go};
 use crate::database::Database;
 use crate::error::Result;
@@ -37,30 +40,75 @@ pub(super) const PARTITIONED: Case = Case {
     run: |options, database| Box::pin(run_partitioned(options, database)),
 };
 
+#[cfg(feature = "metrics")]
+pub(super) const METRICS: Case = Case {
+    name: "consume_metrics",
+    about: "a backlog, with an exporter of the metrics; against the same build without",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.95)),
+    run: |options, database| Box::pin(run_measured(options, database)),
+};
+
 const EVENTS: usize = 150_000;
 const SEVERAL: usize = 3;
 const PARTITIONS: u32 = 8;
 const KEYS: usize = 1000;
+/// One process that works off a queue of one table.
+const ONE: Workers = Workers {
+    role: "processes",
+    processes: 1,
+    partitions: 1,
+};
+const THREE: Workers = Workers {
+    processes: SEVERAL,
+    ..ONE
+};
+
+/// What works off a queue, and in how many partitions the queue is.
+#[derive(Debug, Clone, Copy)]
+struct Workers {
+    role: &'static str,
+    processes: usize,
+    partitions: u32,
+}
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    compare(&CASE, options, database, [THREE, ONE]).await
+}
+
+#[cfg(feature = "metrics")]
+async fn run_measured(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let unmeasured = Workers {
+        role: UNMEASURED,
+        ..ONE
+    };
+    compare(&METRICS, options, database, [ONE, unmeasured]).await
+}
+
+async fn compare(
+    case: &Case,
+    options: &Options,
+    database: &Database,
+    [workers, reference]: [Workers; 2],
+) -> Result<Vec<Outcome>> {
     let application = Application::counting(database.url()).await?;
     let ezq = &application.ezq;
     let events = options.events.unwrap_or(EVENTS);
-    let template = Template::plain(ezq, CASE.name, events).await?;
+    let template = Template::plain(ezq, case.name, events).await?;
 
     let pairs = Pairs::measure(
-        CASE.name,
+        case.name,
         options.pairs(),
-        |n| work_off(ezq, database, &template, (SEVERAL, 1), n),
-        |n| work_off(ezq, database, &template, (1, 1), n),
+        |n| work_off(ezq, database, &template, workers, n),
+        |n| work_off(ezq, database, &template, reference, n),
     )
     .await?;
 
     let mut settings = application.close(database, template).await?;
-    settings.insert("processes".into(), json!(SEVERAL));
-    settings.insert("reference_processes".into(), json!(1));
+    settings.insert("processes".into(), json!(workers.processes));
+    settings.insert("reference_processes".into(), json!(reference.processes));
     Ok(vec![Outcome::of(
-        CASE.measure(),
+        case.measure(),
         Figures::Pairs(pairs),
         settings,
     )])
@@ -75,11 +123,15 @@ async fn run_partitioned(options: &Options, database: &Database) -> Result<Vec<O
     let keyed = (0..events).map(|n| Payload::with_key(n, n % KEYS));
     template.add(ezq, keyed, false).await?;
 
+    let partitioned = Workers {
+        partitions: PARTITIONS,
+        ..THREE
+    };
     let pairs = Pairs::measure(
         PARTITIONED.name,
         options.pairs(),
-        |n| work_off(ezq, database, &template, (SEVERAL, PARTITIONS), n),
-        |n| work_off(ezq, database, &template, (SEVERAL, 1), n),
+        |n| work_off(ezq, database, &template, partitioned, n),
+        |n| work_off(ezq, database, &template, THREE, n),
     )
     .await?;
 
@@ -98,10 +150,15 @@ async fn work_off(
     ezq: &Ezq,
     database: &Database,
     template: &Template,
-    (processes, partitions): (usize, u32),
+    workers: Workers,
     n: usize,
 ) -> Result<Run> {
-    let name = format!("bench_processes_{processes}_{partitions}_{n}");
+    let Workers {
+        role,
+        processes,
+        partitions,
+    } = workers;
+    let name = format!("bench_{role}_{processes}_{partitions}_{n}");
     let queue = QueueName::new(&name)?;
     ezq.pgmq().ensure_queue(&queue).await?;
     if partitions > 1 {
@@ -109,7 +166,7 @@ async fn work_off(
     }
     template.copy(ezq, &name).await?;
     let mut children: Vec<Child> = (0..processes)
-        .map(|_| Child::start(&format!("processes {queue}"), database.url()))
+        .map(|_| Child::start(&format!("{role} {queue}"), database.url()))
         .collect::<Result<_>>()?;
     // Connecting is no part of what is measured.
     for child in &mut children {

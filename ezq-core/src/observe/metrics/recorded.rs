@@ -1,7 +1,7 @@
 //! The measurements around claims, handlers, settlements and schedules, by the facade `metrics`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -141,13 +141,15 @@ impl ConsumersGauge {
 
 /// What is measured of one handler, in each queue from which it takes events.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct HandlerMetrics(Arc<ByQueue>);
+pub(crate) struct HandlerMetrics(Arc<OnceLock<ByQueue>>);
 
-#[derive(Debug, Default)]
+/// The handles for one queue, and a link to those for the next. Links are only added, so reading takes no
+/// lock: most handlers have one queue, and the others few.
+#[derive(Debug)]
 struct ByQueue {
-    /// Most handlers have one queue, and find it here without a lock.
-    first: OnceLock<(QueueName, Arc<HandlerHandles>)>,
-    others: RwLock<Vec<(QueueName, Arc<HandlerHandles>)>>,
+    queue: QueueName,
+    handles: HandlerHandles,
+    next: Box<OnceLock<Self>>,
 }
 
 #[derive(Debug)]
@@ -155,8 +157,9 @@ struct HandlerHandles {
     wait: Histogram,
     handling: Histogram,
     in_flight: Gauge,
-    /// The counters of the attempts, by event type. A handler takes a few types.
-    attempts: RwLock<Vec<(&'static str, [Counter; 7])>>,
+    /// The counters of the attempts, by the place of the event's type among the handler's; the last ones
+    /// are those of all other types.
+    attempts: OnceLock<Box<[OnceLock<[Counter; 7]>]>>,
 }
 
 impl HandlerMetrics {
@@ -165,7 +168,7 @@ impl HandlerMetrics {
         &self,
         handler: &HandlerName,
         events: impl IntoIterator<Item = &'a Received>,
-    ) -> RunMetrics {
+    ) -> RunMetrics<'_> {
         let began = Since::now();
         let mut handles = None;
         for received in events {
@@ -174,7 +177,7 @@ impl HandlerMetrics {
         }
 
         // No event, no run: a batch has one at least.
-        if let Some(handles) = &handles {
+        if let Some(handles) = handles {
             handles.in_flight.increment(1);
         }
         RunMetrics { handles, began }
@@ -190,48 +193,37 @@ impl HandlerMetrics {
     ) {
         let name = received.envelope.event_type();
         // Only types that the code names: any client may store events of any type.
-        let known = types.iter().find(|event| event.matches(name));
-        let event_type = known.map_or(OTHER, |event| event.type_name);
+        let known = types.iter().position(|event| event.matches(name));
 
-        let handles = self.of(handler, &received.queue);
-        let attempts = handles.attempts.read();
-        let attempts = attempts.unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counters)) = attempts.iter().find(|(known, _)| *known == event_type) {
-            return counters[outcome as usize].increment(1);
-        }
-        // Released before the write below, which would wait for it.
-        drop(attempts);
-
-        let counters = attempt_counters(handler, &received.queue, event_type);
+        let attempts = &self.of(handler, &received.queue).attempts;
+        let attempts = attempts.get_or_init(|| {
+            let one_for_each = std::iter::repeat_with(OnceLock::new);
+            one_for_each.take(types.len() + 1).collect()
+        });
+        // A handler's types are the same in each call.
+        let Some(counters) = attempts.get(known.unwrap_or(types.len())) else {
+            return;
+        };
+        let counters = counters.get_or_init(|| {
+            let event_type = known.map_or(OTHER, |place| types[place].type_name);
+            attempt_counters(handler, &received.queue, event_type)
+        });
         counters[outcome as usize].increment(1);
-        let attempts = handles.attempts.write();
-        attempts
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((event_type, counters));
     }
 
-    fn of(&self, handler: &HandlerName, queue: &QueueName) -> Arc<HandlerHandles> {
-        let first = self.0.first.get_or_init(|| {
-            let handles = HandlerHandles::of(handler, queue);
-            (queue.clone(), Arc::new(handles))
-        });
-        // A handler without a queue of its own takes events from each queue that is consumed.
-        if first.0 == *queue {
-            return Arc::clone(&first.1);
+    fn of(&self, handler: &HandlerName, queue: &QueueName) -> &HandlerHandles {
+        let mut link = &*self.0;
+        loop {
+            let here = link.get_or_init(|| ByQueue {
+                queue: queue.clone(),
+                handles: HandlerHandles::of(handler, queue),
+                next: Box::default(),
+            });
+            if here.queue == *queue {
+                return &here.handles;
+            }
+            link = &here.next;
         }
-
-        let others = self.0.others.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, handles)) = others.iter().find(|(known, _)| known == queue) {
-            return Arc::clone(handles);
-        }
-        drop(others);
-
-        let handles = Arc::new(HandlerHandles::of(handler, queue));
-        let others = self.0.others.write();
-        others
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((queue.clone(), Arc::clone(&handles)));
-        handles
     }
 }
 
@@ -260,7 +252,7 @@ impl HandlerHandles {
             wait: histogram!(names::WAIT, &labels),
             handling: histogram!(names::HANDLING, &labels),
             in_flight: gauge!(names::IN_FLIGHT, &labels),
-            attempts: RwLock::default(),
+            attempts: OnceLock::new(),
         }
     }
 }
@@ -292,19 +284,19 @@ fn attempt_counters(
 }
 
 /// A run of a handler. However it ends, it is in flight no more.
-pub(crate) struct RunMetrics {
-    handles: Option<Arc<HandlerHandles>>,
+pub(crate) struct RunMetrics<'a> {
+    handles: Option<&'a HandlerHandles>,
     began: Since,
 }
 
-impl RunMetrics {
+impl RunMetrics<'_> {
     /// The handler has ended.
     pub(crate) fn end(self) {}
 }
 
-impl Drop for RunMetrics {
+impl Drop for RunMetrics<'_> {
     fn drop(&mut self) {
-        if let Some(handles) = &self.handles {
+        if let Some(handles) = self.handles {
             handles.in_flight.decrement(1);
             self.began.record(&handles.handling);
         }
