@@ -213,6 +213,7 @@ fn each(headers: Option<&HeaderMap>) -> impl Iterator<Item = (String, Vec<u8>)> 
         values.iter().map(move |value| {
             let prefix = name.get(..ATTRIBUTE.len());
             let is_attribute = prefix.is_some_and(|name| name.eq_ignore_ascii_case(ATTRIBUTE));
+
             let value = match is_attribute {
                 true => percent_decoded(value.as_str()),
                 false => value.as_str().into(),
@@ -291,6 +292,7 @@ impl Source for NatsSource {
         let body = json!({ "stream_name": self.stream, "config": config });
         let made = request(&connection.client, &subject, &body).await;
         let made = made.map_err(|failure| self.failed(&connection, failure))?;
+
         let consumer = made.get("name").and_then(Value::as_str);
 
         self.reading = Some(Reading {

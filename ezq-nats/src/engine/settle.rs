@@ -102,6 +102,7 @@ impl State {
 
         let stored = self.stored(&begun, parcels).await;
         let told = self.tell(&begun, &stored).await;
+
         for ((begun, receipt), result) in begun.into_iter().zip(receipts).zip(told) {
             let outcome = match result {
                 Ok(true) => {
@@ -155,6 +156,7 @@ impl State {
         // A message that leaves from within the stream costs the server more than the first one.
         handled.sort_by_key(|one| one.key.1);
         let acks = handled.iter().map(|one| one.message.ack.clone()).collect();
+
         let told = self.say(acks, HANDLED).await;
 
         let results = stored.iter().zip(live).map(|(stored, live)| match stored {
