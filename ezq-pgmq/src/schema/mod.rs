@@ -32,6 +32,7 @@ pub(crate) mod install;
 pub(crate) mod key_index;
 pub(crate) mod lock;
 mod migrations;
+mod obstacles;
 mod ownership;
 mod part;
 pub(crate) mod partitions;

@@ -15,19 +15,22 @@
 //! headers get the oid of the table in which it was (`ezq-moved`), which the receipt names: the delivery is
 //! settled as if nothing had happened.
 //!
-//! What the new table would lose is refused: triggers, row policies, a publication, partitions of others.
+//! What the new table would lose is refused, and so is a table of another role: see `obstacles`.
 
 use ezq_core::engine::Count;
 use ezq_core::message::QueueName;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::schema::key_index;
+use crate::schema::{key_index, obstacles};
 use crate::sql::{self, in_pgmq, quoted};
 
+/// Of the wait for vacuums and builds of indexes, behind which nobody else waits. It is longer than
+/// `deadlock_timeout` (1 s by default): so long Postgres waits before it cancels an autovacuum.
+const LIMITS_BESIDE: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = 0";
 /// While this waits for the table's lock, users of the queue wait behind it. So it gives up soon, and is
 /// tried again.
-const LIMITS: &str = "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = 0";
+const LIMITS: &str = "SET LOCAL lock_timeout = '500ms'";
 
 /// How many partitions of ezq's the queue `$1` has.
 const COUNT: &str = "
@@ -39,18 +42,6 @@ const COUNT: &str = "
 /// The table of the queue `$1`, and what the new one is to have as well.
 const FOUND: &str = "
     SELECT pg_get_serial_sequence('pgmq.' || quote_ident('q_' || $1), 'msg_id') AS sequence,
-           c.relkind = 'p' OR EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
-             AS has_parts,
-           c.relpersistence = 'u' AS is_unlogged, c.relrowsecurity AS has_policies,
-           ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger t
-                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal ORDER BY 1) AS triggers,
-           EXISTS (SELECT FROM pg_catalog.pg_publication_rel p WHERE p.prrelid = c.oid) AS is_published,
-           EXISTS (SELECT FROM pg_catalog.pg_depend d
-                   WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                     AND d.deptype = 'e') AS is_of_extension,
-           pg_get_userbyid(c.relowner)::text AS owner,
-           c.relowner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
-             AS has_other_owner,
            ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                    AND a.attgenerated = '' ORDER BY a.attnum) AS columns,
@@ -78,7 +69,7 @@ pub(crate) enum Change {
     None,
     /// It holds more messages than may be moved.
     TooMany,
-    /// What it has would be lost.
+    /// What it has would be lost, or another role owns it.
     Refused(String),
     NoQueue,
 }
@@ -89,14 +80,6 @@ type Grant = (String, String, bool);
 /// The table of a queue.
 struct Found {
     sequence: Option<String>,
-    has_parts: bool,
-    is_unlogged: bool,
-    has_policies: bool,
-    triggers: Vec<String>,
-    is_published: bool,
-    is_of_extension: bool,
-    owner: String,
-    has_other_owner: bool,
     columns: Vec<String>,
     indexes: Vec<String>,
     options: String,
@@ -121,105 +104,120 @@ pub(crate) async fn look(
     queue: &QueueName,
     cap: u64,
 ) -> Result<Option<(u32, Count)>, sqlx::Error> {
-    let table = sql::table(queue);
-    let stands: bool = sqlx::query_scalar("SELECT pg_catalog.to_regclass($1) IS NOT NULL")
-        .bind(&table)
-        .fetch_one(&mut *connection)
-        .await?;
-    if !stands {
+    if !stands(&mut *connection, queue).await? {
         return Ok(None);
     }
     let partitions = count(&mut *connection, queue).await?;
+    let messages = count_messages(connection, queue, cap).await?;
+    Ok(Some((partitions, messages)))
+}
+
+async fn stands(connection: &mut PgConnection, queue: &QueueName) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_catalog.to_regclass($1) IS NOT NULL")
+        .bind(sql::table(queue))
+        .fetch_one(connection)
+        .await
+}
+
+async fn count_messages(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    cap: u64,
+) -> Result<Count, sqlx::Error> {
+    let table = sql::table(queue);
     let limit = i64::try_from(cap.saturating_add(1)).unwrap_or(i64::MAX);
     let statement = format!("SELECT count(*) FROM (SELECT FROM {table} LIMIT $1) t");
     let counted: i64 = sqlx::query_scalar(AssertSqlSafe(statement))
         .bind(limit)
         .fetch_one(connection)
         .await?;
-    let messages = Count::up_to(counted.unsigned_abs(), cap);
-    Ok(Some((partitions, messages)))
+    Ok(Count::up_to(counted.unsigned_abs(), cap))
 }
 
 /// Gives a queue this number of partitions, in a transaction, unless it holds more messages than `at_most`.
+///
+/// Its limits of time hold for the rest of the transaction.
 pub(crate) async fn change(
     tx: &mut PgConnection,
     queue: &QueueName,
     partitions: u32,
     at_most: u64,
 ) -> Result<Change, sqlx::Error> {
-    sqlx::raw_sql(LIMITS).execute(&mut *tx).await?;
-    let Some((before, _)) = look(&mut *tx, queue, 0).await? else {
-        return Ok(Change::NoQueue);
-    };
-    if before == partitions {
-        return Ok(Change::None);
+    sqlx::raw_sql(LIMITS_BESIDE).execute(&mut *tx).await?;
+    if let Some(nothing_done) = needless(&mut *tx, queue, partitions).await? {
+        return Ok(nothing_done);
     }
 
+    // Two steps: the first waits for what may take long, and publishers and consumers pass it by.
+    let table = sql::table(queue);
+    let beside = format!("LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(beside)).execute(&mut *tx).await?;
+    sqlx::raw_sql(LIMITS).execute(&mut *tx).await?;
     // Locked before it is looked at: what is published meanwhile must not be left behind. A statement that
     // waits for the lock looks the name up again, and finds the new table.
-    let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", sql::table(queue));
+    let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
     sqlx::query(AssertSqlSafe(lock)).execute(&mut *tx).await?;
-    let Some((before, messages)) = look(&mut *tx, queue, at_most).await? else {
-        return Ok(Change::NoQueue);
-    };
-    if before == partitions {
-        return Ok(Change::None);
+    change_locked(tx, queue, partitions, at_most).await
+}
+
+/// Gives partitions to a queue that this transaction has created. Nobody else sees it, so this waits for
+/// nobody, and leaves the transaction's limits of time alone.
+pub(crate) async fn divide_new(
+    tx: &mut PgConnection,
+    queue: &QueueName,
+    partitions: u32,
+) -> Result<Change, sqlx::Error> {
+    change_locked(tx, queue, partitions, 0).await
+}
+
+async fn change_locked(
+    tx: &mut PgConnection,
+    queue: &QueueName,
+    partitions: u32,
+    at_most: u64,
+) -> Result<Change, sqlx::Error> {
+    // Before any row is read, as that may run code of the table's owner.
+    if let Some(nothing_done) = needless(&mut *tx, queue, partitions).await? {
+        return Ok(nothing_done);
     }
-    if messages.is_capped {
+    if count_messages(&mut *tx, queue, at_most).await?.is_capped {
         return Ok(Change::TooMany);
     }
 
+    let before = count(&mut *tx, queue).await?;
     let row = sqlx::query(FOUND)
         .bind(queue.as_str())
         .fetch_one(&mut *tx)
         .await?;
     let found = Found::read(&row)?;
-    if let Some(why) = found.obstacle(before) {
-        return Ok(Change::Refused(why));
-    }
     let moved = found.rebuild(tx, queue, partitions).await?;
     Ok(Change::Done(before, moved))
+}
+
+/// Why nothing is to be done, by what the catalog says.
+async fn needless(
+    tx: &mut PgConnection,
+    queue: &QueueName,
+    partitions: u32,
+) -> Result<Option<Change>, sqlx::Error> {
+    if !stands(&mut *tx, queue).await? {
+        return Ok(Some(Change::NoQueue));
+    }
+    if count(&mut *tx, queue).await? == partitions {
+        return Ok(Some(Change::None));
+    }
+    let obstacle = obstacles::first(tx, queue).await?;
+    Ok(obstacle.map(Change::Refused))
 }
 
 impl Found {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             sequence: row.try_get("sequence")?,
-            has_parts: row.try_get("has_parts")?,
-            is_unlogged: row.try_get("is_unlogged")?,
-            has_policies: row.try_get("has_policies")?,
-            triggers: row.try_get("triggers")?,
-            is_published: row.try_get("is_published")?,
-            is_of_extension: row.try_get("is_of_extension")?,
-            owner: row.try_get("owner")?,
-            has_other_owner: row.try_get("has_other_owner")?,
             columns: row.try_get("columns")?,
             indexes: row.try_get("indexes")?,
             options: row.try_get("options")?,
         })
-    }
-
-    /// What the new table would not have.
-    fn obstacle(&self, partitions: u32) -> Option<String> {
-        if self.sequence.is_none() {
-            return Some("its numbers do not come from a sequence of its own".to_owned());
-        }
-        if self.has_parts && partitions == 1 {
-            return Some("its table has partitions or heirs that ezq did not make".to_owned());
-        }
-        if self.is_unlogged {
-            return Some("its table is unlogged: `alter table .. set logged` first".to_owned());
-        }
-        if self.has_policies {
-            return Some("its table has row policies, which would be lost".to_owned());
-        }
-        if self.is_published {
-            return Some("its table belongs to a publication, which would lose it".to_owned());
-        }
-        let trigger = self.triggers.first()?;
-        Some(format!(
-            "its table has the trigger `{trigger}`, which would be lost"
-        ))
     }
 
     /// Makes the table anew, moves the rows, and drops the old table. Returns how many rows were moved.
@@ -235,10 +233,6 @@ impl Found {
         let grants = grants_on(tx, &table).await?;
         let sequence_grants = with_use(grants_on(tx, sequence).await?, &grants);
 
-        if self.is_of_extension {
-            let leave = format!("ALTER EXTENSION pgmq DROP TABLE {table}");
-            run(tx, leave).await?;
-        }
         run(
             tx,
             format!(
@@ -247,18 +241,21 @@ impl Found {
             ),
         )
         .await?;
-        let (last, is_called): (i64, bool) = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT last_value, is_called FROM {sequence}"
-        )))
-        .fetch_one(&mut *tx)
-        .await?;
+        let old_sequence = format!("q_{queue}--old-seq");
         run(
             tx,
             format!(
                 "ALTER SEQUENCE {sequence} RENAME TO {}",
-                quoted(&format!("q_{queue}--old-seq"))
+                quoted(&old_sequence)
             ),
         )
+        .await?;
+        // Renaming has locked it: a number that another session took before is seen, and none is taken since.
+        let (last, is_called): (i64, bool) = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT last_value, is_called FROM {}",
+            in_pgmq(&old_sequence)
+        )))
+        .fetch_one(&mut *tx)
         .await?;
 
         let tables = self.create(tx, queue, partitions, &old).await?;
@@ -273,8 +270,7 @@ impl Found {
         run(tx, format!("DROP TABLE {old}")).await?;
         // Once the old table has given their names back. Building them afterwards is faster, too.
         self.index(tx, queue, &tables).await?;
-        self.hand_over(tx, &tables, &grants, (&sequence, &sequence_grants))
-            .await?;
+        grant(tx, &tables, &grants, (&sequence, &sequence_grants)).await?;
         Ok(moved)
     }
 
@@ -389,31 +385,24 @@ impl Found {
         }
         Ok(())
     }
+}
 
-    /// Gives the tables to the old owner, and to others what rights they had.
-    async fn hand_over(
-        &self,
-        tx: &mut PgConnection,
-        tables: &[String],
-        grants: &[Grant],
-        (sequence, sequence_grants): (&str, &[Grant]),
-    ) -> Result<(), sqlx::Error> {
-        for table in tables {
-            for grant in grants {
-                run(tx, statement(grant, table)).await?;
-            }
+/// Gives others the rights that they had.
+async fn grant(
+    tx: &mut PgConnection,
+    tables: &[String],
+    grants: &[Grant],
+    (sequence, sequence_grants): (&str, &[Grant]),
+) -> Result<(), sqlx::Error> {
+    for table in tables {
+        for grant in grants {
+            run(tx, statement(grant, table)).await?;
         }
-        for grant in sequence_grants {
-            run(tx, statement(grant, &format!("SEQUENCE {sequence}"))).await?;
-        }
-        if self.has_other_owner {
-            for table in tables {
-                let owner = quoted(&self.owner);
-                run(tx, format!("ALTER TABLE {table} OWNER TO {owner}")).await?;
-            }
-        }
-        Ok(())
     }
+    for grant in sequence_grants {
+        run(tx, statement(grant, &format!("SEQUENCE {sequence}"))).await?;
+    }
+    Ok(())
 }
 
 async fn grants_on(tx: &mut PgConnection, relation: &str) -> Result<Vec<Grant>, sqlx::Error> {

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::connection::dedicated::{Dedicated, call};
 use crate::error;
 use crate::schema::lock::LOCK_KEY;
+use crate::schema::partitions::Change;
 use crate::schema::{key_index, partitions, stale_keys};
 use crate::sql::{self, archive};
 
@@ -308,14 +309,21 @@ pub(crate) async fn create(queue: &QueueName, partitions: u32, control: &Dedicat
     let created = call!(control, |connection| create_locked(
         connection, queue, partitions
     ))?;
-    created.map_err(|failure| error::of(failure, control.place()))
+    let refused = created.map_err(|failure| error::of(failure, control.place()))?;
+    if let Some(why) = refused {
+        ezq_core::private::warn!(
+            %queue, partitions, why, "the queue was created as one table: it cannot be partitioned"
+        );
+    }
+    Ok(())
 }
 
+/// Returns why the queue was created without its partitions, if so.
 async fn create_locked(
     connection: &mut PgConnection,
     queue: &QueueName,
     partitions: u32,
-) -> Result<(), sqlx::Error> {
+) -> Result<Option<String>, sqlx::Error> {
     let names = [queue.as_str().to_owned(), queue.dead_letters()];
     for name in &names {
         // Outside of the transaction first: a queue may have millions of keys.
@@ -332,6 +340,7 @@ async fn create_locked(
         .execute(&mut *tx)
         .await?;
 
+    let mut refused = None;
     for name in &names {
         // An existing queue is left alone: another role may own it.
         let stands: (bool, bool) = sqlx::query_as(STANDS)
@@ -357,11 +366,17 @@ async fn create_locked(
             sqlx::query(AssertSqlSafe(behind)).execute(&mut *tx).await?;
         }
 
-        // Nobody sees the new table yet, so this waits for nobody.
+        // Without partitions the queue works as well.
         if !has_queue && *name == queue.as_str() && partitions > 1 {
-            partitions::change(&mut tx, queue, partitions, 0).await?;
+            refused = match partitions::divide_new(&mut tx, queue, partitions).await? {
+                Change::Done(..) | Change::None => None,
+                Change::Refused(why) => Some(why),
+                Change::TooMany => Some("something has filled it at once".to_owned()),
+                Change::NoQueue => Some("`pgmq.create` has not made its table".to_owned()),
+            };
         }
     }
 
-    tx.commit().await
+    tx.commit().await?;
+    Ok(refused)
 }

@@ -72,6 +72,8 @@ mod oldest_pgmq;
 mod operations;
 #[cfg(feature = "embedded")]
 mod partitions;
+#[cfg(feature = "embedded")]
+mod partitions_refused;
 mod pausing;
 #[cfg(feature = "embedded")]
 mod plans;
