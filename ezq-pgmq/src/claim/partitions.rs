@@ -6,7 +6,8 @@
 //! begins at a partition of its own, so that two seldom meet.
 //!
 //! Without a backlog that would be many statements for few messages. Then one statement claims from all
-//! partitions. Only such a claim says that nothing is due.
+//! partitions. Only such a claim says that nothing is due. So it is with a backlog that is in few of the
+//! partitions, such as that of one key: after two empty ones the rest is claimed from at once.
 //!
 //! How many partitions a queue has is known for a minute. A number that is outdated does no harm:
 //! partitions that are gone have no table, and a queue of which they are not known yet is claimed from
@@ -46,6 +47,12 @@ impl Partitions {
         let known = self.known();
         let known = known.get(queue)?;
         (Instant::now() < known.until).then_some(known.count)
+    }
+
+    /// Whether a queue had several partitions when that was last looked up.
+    pub(crate) fn are_several(&self, queue: &QueueName) -> bool {
+        let known = self.known();
+        known.get(queue).is_some_and(|known| known.count > 1)
     }
 
     /// Learns how many partitions a queue has.
@@ -148,6 +155,7 @@ mod tests {
         partitions.claimed(&queue, true, Some(2));
         partitions.learn(&queue, 8);
         assert_eq!(partitions.count(&queue), Some(8));
+        assert!(partitions.are_several(&queue));
         assert!(partitions.round(&queue).is_empty());
 
         partitions.forget(&queue);

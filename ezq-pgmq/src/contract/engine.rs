@@ -84,6 +84,7 @@ impl Engine for PgmqEngine {
             retentions: &inner.known.retentions,
             manage_schema: inner.settings.manage_schema,
             locked: &inner.known.locked,
+            partitions: &inner.claims.partitions,
             encoding: inner.settings.encoding,
             keys: &inner.tables.dedupe_keys,
             no_keys: no_keys.as_ref(),

@@ -8,6 +8,9 @@ use crate::claim::{Batch, Claim};
 use crate::connection::dedicated::call;
 use crate::schema::partitions;
 
+/// After so many empty partitions a claim looks into all that are left at once.
+const MOST_EMPTY: usize = 2;
+
 impl PgmqEngine {
     /// How many partitions a queue has; 1 if it is not partitioned. Looked up once a minute.
     pub(super) async fn partitions_of(&self, queue: &QueueName) -> Result<u32> {
@@ -39,10 +42,14 @@ impl PgmqEngine {
         };
 
         let mut batch = Batch::default();
+        let mut empty = 0;
         for (index, table) in round {
             let part = claim.of_partition(table, &batch);
             match self.claim_keyed(&part, queue).await {
-                Ok(mut found) => batch.claimed.append(&mut found.claimed),
+                Ok(mut found) => {
+                    empty += usize::from(found.claimed.is_empty());
+                    batch.claimed.append(&mut found.claimed);
+                }
                 // What was claimed before is leased already.
                 Err(_) if !batch.claimed.is_empty() => break,
                 // The queue was partitioned anew.
@@ -60,7 +67,7 @@ impl PgmqEngine {
 
             let is_full = batch.count() >= claim.max;
             state.claimed(queue, is_full, Some(index));
-            if is_full {
+            if is_full || empty == MOST_EMPTY {
                 break;
             }
         }

@@ -11,7 +11,8 @@ use sqlx::postgres::PgConnection;
 
 use super::locked::{LockedRows, Wait};
 use super::settlement::{Kind, Settlement};
-use super::statements;
+use super::statements::{self, Locking};
+use crate::claim::partitions::Partitions;
 use crate::connection::dedicated::{Dedicated, call};
 use crate::error::{self, missing};
 use crate::message::encoding::Encoding;
@@ -44,6 +45,7 @@ pub(crate) struct Resources<'a> {
     pub(crate) retentions: &'a Retentions,
     pub(crate) manage_schema: bool,
     pub(crate) locked: &'a LockedRows,
+    pub(crate) partitions: &'a Partitions,
     pub(crate) encoding: Encoding,
     /// The table of dedupe keys.
     pub(crate) keys: &'a Schema,
@@ -151,11 +153,16 @@ impl<'a> SettleBatch<'a> {
             let removal = self.removal().await.map_err(Failure::Other)?;
             let connections = self.resources.connections;
             let place = connections.place();
+            // Two statements that lock the same rows must do so in one order.
+            let locking = match wait == Wait::ForLocks && !self.is_partitioned() {
+                true => Locking::OnTheWay,
+                false => Locking::InOrder(wait),
+            };
 
             // After a lost connection this is repeated. What was settled all the same then answers
             // as a lost lease.
             let applied = call!(connections, |connection| apply(
-                connection, self.queue, removal, items, wait
+                connection, self.queue, removal, items, locking
             ))
             .map_err(Failure::Other)?;
             let failure = match applied {
@@ -208,6 +215,11 @@ impl<'a> SettleBatch<'a> {
 
             return Err(Failure::Other(error));
         }
+    }
+
+    fn is_partitioned(&self) -> bool {
+        let partitions = self.resources.partitions;
+        partitions.are_several(self.queue)
     }
 
     async fn removal(&self) -> Result<Removal> {
@@ -369,8 +381,9 @@ async fn apply(
     queue: &QueueName,
     removal: Removal,
     items: &[Settlement],
-    wait: Wait,
+    locking: Locking,
 ) -> Result<Applied, sqlx::Error> {
+    let wait = locking.wait();
     let all: Vec<&Settlement> = items.iter().collect();
     let done = match items {
         [first, ..] if !first.is_plain() => {
@@ -383,7 +396,7 @@ async fn apply(
             ..,
         ] => {
             let keys: Vec<Key> = items.iter().map(Settlement::key).collect();
-            statements::acknowledge(&mut *connection, queue, removal, &keys, wait).await?
+            statements::acknowledge(&mut *connection, queue, removal, &keys, locking).await?
         }
         _ => statements::put_back(&mut *connection, queue, &all, wait).await?,
     };
@@ -437,12 +450,12 @@ async fn transact(
     }
 
     if !acked.is_empty() {
-        statements::acknowledge(&mut tx, queue, removal, &acked, Wait::ForLocks).await?;
+        statements::acknowledge(&mut tx, queue, removal, &acked, Locking::OnTheWay).await?;
     }
 
     if !discarded.is_empty() {
         let removal = Removal::Delete;
-        statements::acknowledge(&mut tx, queue, removal, &discarded, Wait::ForLocks).await?;
+        statements::acknowledge(&mut tx, queue, removal, &discarded, Locking::OnTheWay).await?;
     }
 
     if !returned.is_empty() {

@@ -53,29 +53,50 @@ pub(super) async fn lock(
     .await
 }
 
+/// How an acknowledgement comes by its locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locking {
+    /// It locks its messages one after another, in the order of their ids.
+    InOrder(Wait),
+    /// The messages are locked already, or stand in one table, which is read in the order of the ids.
+    OnTheWay,
+}
+
+impl Locking {
+    /// What it does about messages that somebody else has locked.
+    pub(super) fn wait(self) -> Wait {
+        match self {
+            Self::InOrder(wait) => wait,
+            Self::OnTheWay => Wait::ForLocks,
+        }
+    }
+}
+
 /// Removes acknowledged messages.
 pub(super) async fn acknowledge(
     connection: &mut PgConnection,
     queue: &QueueName,
     removal: Removal,
     receipts: &[Key],
-    wait: Wait,
+    locking: Locking,
 ) -> Done {
     let mut sorted = receipts.to_vec();
     // `delete` looks keys up by binary search.
     sorted.sort_unstable();
     // Two deliveries of one message may be in one batch. Only one of them is still valid.
     let is_unique = sorted.windows(2).all(|pair| pair[0].0 != pair[1].0);
-    let statement = if removal == Removal::Delete && is_unique && wait == Wait::ForLocks {
+    let is_bare = removal == Removal::Delete && locking == Locking::OnTheWay;
+    let statement = if is_bare && is_unique {
         delete(queue)
     } else {
-        removal.acknowledge(queue, RECEIPTS, wait.sql())
+        removal.acknowledge(queue, RECEIPTS, locking.wait().sql())
     };
     keys(with_keys(statement, sorted.into_iter()), connection).await
 }
 
 /// Deletes what still matches its receipt, in one pass over the index. It takes its keys in order:
-/// the ids (`$1`) must be sorted and unique.
+/// the ids (`$1`) must be sorted and unique. Of several partitions it passes over one index after another, and
+/// so out of the order of the ids.
 fn delete(queue: &QueueName) -> String {
     let table = sql::table(queue);
     let fence = fence("q");

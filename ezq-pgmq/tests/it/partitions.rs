@@ -466,8 +466,51 @@ async fn a_name_that_needs_quotes_is_partitioned_as_any() {
     assert_eq!(lease_one(&engine, &longest).await.body, "1");
 }
 
-/// Acknowledging goes through the partitions one by one, giving back through the numbers: the two may lock
-/// rows in different orders.
+/// Postgres ends one of two statements that lock the same rows in two orders, after a second. So a settlement that
+/// waits for a row holds none behind it, whatever partition that is in.
+#[tokio::test]
+async fn an_acknowledgement_locks_rows_of_several_partitions_in_the_order_of_their_ids() {
+    let (engine, queue) = partitioned(4).await;
+    publish(&engine, &queue, &["0"; 60]).await;
+    let mut receipts = Vec::new();
+    while receipts.len() < 60 {
+        let leased = lease(&engine, &queue).await;
+        assert!(!leased.is_empty(), "{} leased", receipts.len());
+        receipts.extend(leased.into_iter().map(|one| one.receipt));
+    }
+
+    // The last partition is passed over last by a statement that has no order.
+    let table = format!("pgmq.q_{queue}");
+    let first_of_last = format!(
+        "SELECT msg_id FROM {table} ORDER BY tableoid::regclass::text DESC, msg_id LIMIT 1"
+    );
+    let last_of_first = format!(
+        "SELECT msg_id FROM {table} ORDER BY tableoid::regclass::text, msg_id DESC LIMIT 1"
+    );
+    let mut test = connection().await;
+    let low: i64 = scalar(&mut test, &first_of_last).await;
+    let high: i64 = scalar(&mut test, &last_of_first).await;
+    assert!(low < high);
+
+    let mut holder = test.begin().await.unwrap();
+    let lock = |id| format!("SELECT msg_id FROM {table} WHERE msg_id = {id} FOR UPDATE NOWAIT");
+    scalar::<i64>(&mut holder, &lock(low)).await;
+    let settling = engine.settle(
+        &queue,
+        receipts.into_iter().map(|one| (one, ack())).collect(),
+    );
+    let looking = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        scalar::<i64>(&mut holder, &lock(high)).await;
+        holder.rollback().await.unwrap();
+    };
+    let (outcomes, ()) = tokio::join!(settling, looking);
+    let outcomes = outcomes.unwrap().into_iter();
+    let done = outcomes.filter(|outcome| matches!(outcome, SettleOutcome::Done));
+    assert_eq!(done.count(), 60);
+}
+
+/// An acknowledgement, and one that gives back, of the same messages at once.
 #[tokio::test]
 async fn settlements_that_meet_in_several_partitions_succeed_once_each() {
     let (engine, queue) = partitioned(4).await;
