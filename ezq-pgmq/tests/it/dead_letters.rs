@@ -152,7 +152,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":1}}"#)
     };
 
-    let [first, second] = ["e-1", "e-2"].map(|id| {
+    let [first, second] = ["given-up-1", "given-up-2"].map(|id| {
         let mut late = message(&queue, &event(id));
         late.headers.insert(KEY, "k");
         late.due(Due::After(TTL))
@@ -178,7 +178,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
     );
     assert!(app.fail(&queue, &ids[1], "a test → order").await.unwrap());
 
-    let history = app.history("e-2").await.unwrap();
+    let history = app.history("given-up-2").await.unwrap();
     let CopyState::Dead {
         reason: Some(reason),
         ..
@@ -195,7 +195,7 @@ async fn an_operator_gives_up_one_message_and_no_other() {
         (ids[1].clone(), 0)
     );
 
-    let left = app.history("e-1").await.unwrap();
+    let left = app.history("given-up-1").await.unwrap();
     assert!(
         matches!(left.copies[0].state, CopyState::Waiting { .. }),
         "{left}"
