@@ -22,29 +22,29 @@ use crate::server::{Server, Version};
 
 #[derive(Event, Serialize, Deserialize, Clone)]
 #[event(type = "work.ordered", queue = "work")]
-struct Ordered {
-    n: u32,
+pub(crate) struct Ordered {
+    pub(crate) n: u32,
 }
 
 /// The variables that tell a worker its server and its ledger.
 const SERVER: &str = "WORK_SERVER";
 const LEDGER: &str = "WORK_LEDGER";
 /// How long the server waits for a worker that has died. The leases of the workers are as long.
-const LEASE: Duration = Duration::from_secs(2);
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// Every event of such a number is given up after its attempts.
 const GIVEN_UP: u32 = 50;
 /// Every event of such a number fails at first.
 const FAILS_ONCE: u32 = 7;
 
-fn queue() -> QueueName {
+pub(crate) fn queue() -> QueueName {
     QueueName::new("work").unwrap()
 }
 
 /// What is noted of each handled event: a line for each time.
-struct Ledger(PathBuf);
+pub(crate) struct Ledger(pub(crate) PathBuf);
 
 impl Ledger {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let process = std::process::id();
         let path = std::env::temp_dir().join(format!("ezq-nats-{process}-{name}"));
         std::fs::write(&path, "").unwrap();
@@ -77,7 +77,7 @@ fn note(ledger: &Path, n: u32) {
 }
 
 /// An application that notes what it handles.
-fn app(engine: JetStreamEngine, ledger: &Path) -> App {
+pub(crate) fn app(engine: JetStreamEngine, ledger: &Path) -> App {
     let ledger = ledger.to_owned();
     let handle = move |event: Ordered, context: Context| {
         let path = ledger.clone();
@@ -105,10 +105,10 @@ fn app(engine: JetStreamEngine, ledger: &Path) -> App {
 }
 
 /// A worker in a process of its own.
-struct Worker(Child);
+pub(crate) struct Worker(Child);
 
 impl Worker {
-    fn start(server: &Server, ledger: &Ledger) -> Self {
+    pub(crate) fn start(server: &Server, ledger: &Ledger) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "faults::worker", "--nocapture"])
             .env(SERVER, server.url())
@@ -145,7 +145,7 @@ async fn publish(engine: &JetStreamEngine, ledger: &Ledger, events: u32) {
 }
 
 /// Waits until nothing of the queue is left.
-async fn until_empty(engine: &JetStreamEngine) {
+pub(crate) async fn until_empty(engine: &JetStreamEngine) {
     let began = Instant::now();
     loop {
         // The server may be away.
@@ -173,7 +173,7 @@ async fn until_handled(ledger: &Ledger, count: usize) {
 }
 
 /// Prints the ledger, and checks that each event was handled or is a dead letter.
-async fn close(what: &str, engine: &JetStreamEngine, ledger: &Ledger, events: u32) {
+pub(crate) async fn close(what: &str, engine: &JetStreamEngine, ledger: &Ledger, events: u32) {
     let app = app(engine.clone(), &ledger.0);
     let letters = app.dead_letters("work").unwrap();
     let listed = letters

@@ -1,25 +1,34 @@
-//! Events on their way from an outbox over a stream into a queue, for a while, with kills of all who take part.
+//! Events on their way from an outbox over a stream into a queue, and events on the engine, for a while, with
+//! kills of all who take part.
 //!
 //! `SOAK_SECONDS=600 cargo test -p ezq-nats --test it -- --nocapture soak` runs it for 10 minutes.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use ezq::engine::Engine as _;
 use ezq::testing::TestDatabase;
 use ezq_nats::NatsSink;
 
+use crate::conformance::engine;
+use crate::faults::{self, LEASE, Ledger, Ordered, close, queue, until_empty};
 use crate::ingesting::{orders, rows};
 use crate::sending::messages;
 use crate::server::{Server, Version};
 use crate::workers::{Role, Step, Worker, until, waiting};
+
+/// How long a test runs.
+fn seconds() -> u64 {
+    let seconds = std::env::var("SOAK_SECONDS");
+    seconds.map_or(12, |text| text.parse().unwrap())
+}
 
 /// Events of a round, which takes a second and a half.
 const RATE: u32 = 80;
 
 #[ezq::test]
 async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
-    let seconds = std::env::var("SOAK_SECONDS");
-    let seconds = seconds.map_or(12, |text| text.parse().unwrap());
+    let seconds = seconds();
     let test = "soak::nothing_is_lost_on_the_way_over_a_stream";
     let Some(mut server) = Server::start(test, Version::V2_15, "") else {
         return;
@@ -84,4 +93,48 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
     assert_eq!(rows, all, "one row of each message");
     assert_eq!(different, u64::from(published));
     app.assert_no_dead_letters();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_event_on_the_engine_ends_handled_or_dead() {
+    let seconds = seconds();
+    let test = "soak::every_event_on_the_engine_ends_handled_or_dead";
+    let Some(mut server) = Server::start(test, Version::V2_15, "") else {
+        return;
+    };
+    let ledger = Ledger::new("soak");
+    let engine = engine(&server.url(), LEASE).await;
+    engine.ensure_queue(&queue()).await.unwrap();
+    let app = faults::app(engine.clone(), &ledger.0);
+    let start = |server: &Server| faults::Worker::start(server, &ledger);
+    let mut workers = [(), ()].map(|()| start(&server));
+
+    let began = Instant::now();
+    let mut published = 0;
+    let mut kills = [0, 0];
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let batch: Vec<Ordered> = (published + 1..=published + RATE)
+            .map(|n| Ordered { n })
+            .collect();
+        app.publish_all(&batch).await.unwrap();
+        published += RATE;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+
+        let round = published / RATE;
+        if round.is_multiple_of(3) {
+            workers[usize::from(round.is_multiple_of(2))] = start(&server);
+            kills[0] += 1;
+        }
+        if round.is_multiple_of(5) {
+            server.kill();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            server.restart();
+            kills[1] += 1;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    until_empty(&engine).await;
+    let what = format!("{} kills of a worker, {} of the server", kills[0], kills[1]);
+    close(&what, &engine, &ledger, published).await;
 }
