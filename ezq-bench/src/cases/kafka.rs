@@ -11,7 +11,7 @@ use ezq::QueueName;
 use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::relay::Relay;
-use ezq::sqlx::{PgConnection, query_as, query_scalar};
+use ezq::sqlx::PgConnection;
 use ezq_kafka::KafkaSink;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -29,7 +29,7 @@ use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::payload::Payload;
-use crate::queues::{Template, create, drop_queue};
+use crate::queues::{Template, create, delete_by_hand, drop_queue, read_by_hand};
 
 pub(super) const RELAY: Case = Case {
     name: "relay_kafka",
@@ -172,24 +172,13 @@ async fn send_by_hand(
 
     let started = Instant::now();
     loop {
-        let messages: Vec<(i64, String)> =
-            query_as("select msg_id, message::text from pgmq.read($1, 30, $2)")
-                .bind(&queue)
-                .bind(i32::try_from(BATCH)?)
-                .fetch_all(&mut *connection)
-                .await?;
-        if messages.is_empty() {
+        let (ids, bodies) = read_by_hand(&mut connection, &queue, BATCH).await?;
+        if ids.is_empty() {
             break;
         }
         // A row leaves after its report, as with a relay.
-        let bodies = messages.iter().map(|(_, body)| body.as_str());
-        send(producer, &queue, bodies).await?;
-        let ids: Vec<i64> = messages.iter().map(|(id, _)| *id).collect();
-        query_scalar::<_, i64>("select pgmq.delete($1, $2)")
-            .bind(&queue)
-            .bind(ids)
-            .fetch_all(&mut *connection)
-            .await?;
+        send(producer, &queue, bodies.iter().map(String::as_str)).await?;
+        delete_by_hand(&mut connection, &queue, ids).await?;
     }
     let took = started.elapsed();
 

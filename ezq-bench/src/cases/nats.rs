@@ -15,10 +15,12 @@ use async_nats::jetstream::{self, stream};
 use ezq::engine::Engine as _;
 use ezq::prelude::*;
 use ezq::relay::Relay;
+use ezq::sqlx::PgConnection;
 use ezq::{App, Handler, QueueName};
 use ezq_nats::{JetStreamEngine, NatsSink};
 use futures_util::StreamExt as _;
 use serde_json::{Map, json};
+use tokio::sync::Mutex;
 
 use crate::application::CONCURRENCY;
 use crate::case::Case;
@@ -29,7 +31,7 @@ use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::payload::Payload;
-use crate::queues::Template;
+use crate::queues::{Template, create, delete_by_hand, drop_queue, read_by_hand};
 
 pub(super) const RELAY: Case = Case {
     name: "relay_nats",
@@ -126,18 +128,30 @@ async fn relay(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         .await?;
     let template = Template::plain(&ezq, RELAY.name, events).await?;
 
-    let pairs = Pairs::measure(
+    let database_by_hand = Mutex::new(database.connect().await?);
+    let bare = Pairs::measure(
         RELAY.name,
         options.pairs(),
         |_| relayed(&ezq, &plain, &template),
         |_| published(&plain, events),
     )
     .await?;
+    let by_hand = Pairs::measure(
+        "relay_nats_loop",
+        options.pairs(),
+        |_| relayed(&ezq, &plain, &template),
+        |n| relayed_by_hand(&ezq, &database_by_hand, &plain, &template, n),
+    )
+    .await?;
+
     let mut settings = Map::new();
     settings.insert("events".into(), json!(events));
     settings.insert("reference_batch".into(), json!(BATCH));
-    let figures = Figures::Pairs(pairs);
-    Ok(vec![Outcome::of(RELAY.measure(), figures, settings)])
+    let by_hand = Outcome::of(RELAY.measure(), Figures::Pairs(by_hand), settings.clone());
+    Ok(vec![
+        Outcome::of(RELAY.measure(), Figures::Pairs(bare), settings),
+        by_hand.part("relay_nats_loop", Some(Target::AtLeast(0.7))),
+    ])
 }
 
 /// Relays a copy of a template, and checks that the stream has each event once.
@@ -156,31 +170,75 @@ async fn relayed(ezq: &Ezq, plain: &jetstream::Context, template: &Template) -> 
     })
 }
 
+/// Reads, publishes and deletes, one batch after another.
+async fn relayed_by_hand(
+    ezq: &Ezq,
+    database: &Mutex<PgConnection>,
+    plain: &jetstream::Context,
+    template: &Template,
+    n: usize,
+) -> Result<Run> {
+    let queue = format!("bench_relay_nats_plain_{n}");
+    create(ezq, &queue).await?;
+    template.copy(ezq, &queue).await?;
+    let mut database = database.lock().await;
+
+    let started = Instant::now();
+    loop {
+        let (ids, bodies) = read_by_hand(&mut database, &queue, BATCH).await?;
+        if ids.is_empty() {
+            break;
+        }
+        // A row leaves after the confirmation, as with a relay.
+        let marks = ids.iter().map(|id| format!("{n}-{id}"));
+        publish(plain, marks.zip(bodies)).await?;
+        delete_by_hand(&mut database, &queue, ids).await?;
+    }
+    let took = started.elapsed();
+
+    stored(plain, template.due).await?;
+    drop_queue(ezq, &queue, 0).await?;
+    Ok(Run {
+        events: template.due,
+        took,
+    })
+}
+
 /// Publishes as many messages of the same size, and awaits their confirmations in batches.
 async fn published(plain: &jetstream::Context, events: usize) -> Result<Run> {
     let body = serde_json::to_string(&Payload::new(0))?;
     let started = Instant::now();
     for first in (0..events).step_by(BATCH) {
-        let mut sent = Vec::with_capacity(BATCH);
-        for n in first..events.min(first + BATCH) {
-            // With an id, as the sink sends one: the server keeps it for its window.
-            let mut headers = async_nats::HeaderMap::new();
-            headers.insert(
-                "Nats-Msg-Id",
-                format!("{}-{n}", started.elapsed().as_nanos()),
-            );
-            let confirmation = plain
-                .publish_with_headers("bench.plain", headers, body.clone().into())
-                .await?;
-            sent.push(confirmation);
-        }
-        for confirmation in sent {
-            confirmation.await?;
-        }
+        let numbers = first..events.min(first + BATCH);
+        let moment = started.elapsed().as_nanos();
+        let messages = numbers.map(|n| (format!("{moment}-{n}"), body.clone()));
+        publish(plain, messages).await?;
     }
     let took = started.elapsed();
     stored(plain, events).await?;
     Ok(Run { events, took })
+}
+
+/// Publishes messages of these ids and bodies, and awaits their confirmations.
+async fn publish(
+    plain: &jetstream::Context,
+    messages: impl Iterator<Item = (String, String)>,
+) -> Result<()> {
+    let mut sent = Vec::with_capacity(BATCH);
+    for (id, body) in messages {
+        // With an id, as the sink sends one: the server keeps it for its window.
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", id);
+        let confirmation = plain
+            .publish_with_headers("bench.plain", headers, body.into())
+            .await?;
+        sent.push(confirmation);
+    }
+    // All are on their way before the first is awaited.
+    for confirmation in sent {
+        confirmation.await?;
+    }
+    Ok(())
 }
 
 /// Checks how many messages the stream has, and removes them.
