@@ -87,10 +87,10 @@ pub(crate) enum QueueVerb {
     Partition {
         /// Its name
         queue: String,
-        /// How many partitions, 1 to 64
+        /// How many partitions, 1 to 16
         partitions: u32,
         /// Move at most so many events
-        #[arg(long, value_name = "EVENTS", default_value_t = 100_000)]
+        #[arg(long, value_name = "EVENTS", default_value_t = 50_000)]
         at_most: u64,
         /// Give up after this time if transactions use the queue
         #[arg(long, value_name = "DURATION", value_parser = values::duration, default_value = "30s")]

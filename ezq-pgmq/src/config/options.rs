@@ -15,7 +15,7 @@ use super::place::Place;
 /// No server allows more (`MAX_BACKENDS`), and a pool allocates a place for each.
 const MOST_CONNECTIONS: u32 = 262_143;
 /// The most partitions that a queue may have. Each statement on the whole queue visits all of them.
-pub(crate) const MOST_PARTITIONS: u32 = 64;
+pub(crate) const MOST_PARTITIONS: u32 = 16;
 /// About a century. sqlx adds the connect timeout to the present time, which must not overflow.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -205,7 +205,7 @@ impl PgmqConfig {
         self
     }
 
-    /// How many partitions a queue gets when it is created, 1 to 64: tables over which Postgres spreads its
+    /// How many partitions a queue gets when it is created, 1 to 16: tables over which Postgres spreads its
     /// events by their ordering keys, so that consumers seldom meet in one. Defaults to 1, one table for all.
     ///
     /// A queue that exists keeps the number that it has, and works with any: if it is another one, a warning

@@ -21,7 +21,7 @@ use crate::schema::partitions::{self, Change};
 use crate::sql::BEGIN;
 
 /// Moving so many events blocks the queue for about a second.
-const AT_MOST: u64 = 100_000;
+const AT_MOST: u64 = 50_000;
 /// For how long a queue that is in use is asked for.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two attempts: so long others use the queue undisturbed.
@@ -69,7 +69,7 @@ impl PgmqEngine {
         Ok(found.map(|(count, events)| Partitions { count, events }))
     }
 
-    /// Gives a queue another number of partitions when awaited, 1 to 64; with 1 it is a table as PGMQ makes
+    /// Gives a queue another number of partitions when awaited, 1 to 16; with 1 it is a table as PGMQ makes
     /// it. Events keep their ids and all else; none is lost, none is stored twice, and events of one
     /// ordering key stay in their order. Publishers and consumers go on: while the events are moved, they
     /// wait.
@@ -99,7 +99,7 @@ impl PgmqEngine {
 /// in the same transaction.
 ///
 /// # Errors
-/// - [`ErrorKind::Configuration`] for a number that is not 1 to 64
+/// - [`ErrorKind::Configuration`] for a number that is not 1 to 16
 /// - [`ErrorKind::Unsupported`] if the table has what would be lost; the message names it
 /// - [`ErrorKind::Transient`] when the queue was in use for the whole [patience](Self::patience)
 /// - [`ErrorKind::Permission`] unless the role owns the queue and may create tables in the schema `pgmq`
@@ -120,7 +120,7 @@ pub struct PartitionRequest<'a> {
 }
 
 impl<'a> PartitionRequest<'a> {
-    /// How many events may be moved: the queue stands still for as long as that takes. Defaults to 100,000.
+    /// How many events may be moved: the queue stands still for as long as that takes. Defaults to 50,000.
     pub fn at_most(mut self, events: u64) -> Self {
         self.at_most = events;
         self
