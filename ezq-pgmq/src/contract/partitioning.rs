@@ -71,14 +71,15 @@ impl PgmqEngine {
 
     /// Gives a queue another number of partitions when awaited, 1 to 16; with 1 it is a table as PGMQ makes
     /// it. Events keep their ids and all else; none is lost, none is stored twice, and events of one
-    /// ordering key stay in their order. Publishers and consumers go on: while the events are moved, they
-    /// wait.
+    /// ordering key stay in their order. While events are moved, consumers and transactions of yours wait;
+    /// publishes of ezq's own fail after a second with a transient error.
     ///
-    /// One transaction does it, so a process that is killed meanwhile has changed nothing. It begins when no
-    /// other transaction uses the queue. What consumers hold stays theirs, and they settle it as usual.
+    /// One transaction does it, so a process that is killed meanwhile has changed all or nothing. It begins
+    /// when no other transaction uses the queue. What consumers hold stays theirs, and they settle it as usual.
     ///
-    /// The table is made anew under its name, with its columns, indexes, owner and rights. A queue is refused
-    /// if its table has what would be lost: triggers, row policies, a publication, or partitions of others.
+    /// The table is made anew under its name, with its columns, indexes and rights. A queue is refused if its
+    /// table has what would be lost, such as triggers, row policies, views, foreign keys or a publication, and
+    /// if it is another role's: indexes and checks are that role's code, and would run with your rights.
     pub fn partition_queue<'a>(
         &'a self,
         queue: &'a QueueName,
@@ -100,9 +101,9 @@ impl PgmqEngine {
 ///
 /// # Errors
 /// - [`ErrorKind::Configuration`] for a number that is not 1 to 16
-/// - [`ErrorKind::Unsupported`] if the table has what would be lost; the message names it
+/// - [`ErrorKind::Unsupported`] if the table has what would be lost, or is another role's; the message names it
 /// - [`ErrorKind::Transient`] when the queue was in use for the whole [patience](Self::patience)
-/// - [`ErrorKind::Permission`] unless the role owns the queue and may create tables in the schema `pgmq`
+/// - [`ErrorKind::Permission`] unless the role may create tables in the schema `pgmq`
 /// - [`ErrorKind::SchemaMissing`] if the role may not write the audit trail: the error says what to run
 /// - Otherwise when the database could not be asked.
 ///
@@ -126,8 +127,9 @@ impl<'a> PartitionRequest<'a> {
         self
     }
 
-    /// For how long to try while transactions use the queue. Each attempt waits half a second for them, and
-    /// whoever comes later waits behind it. Defaults to 30 s.
+    /// For how long to try while transactions use the queue. An attempt first waits for a vacuum, which holds
+    /// up nobody, and then half a second for transactions, behind which whoever comes later waits. Defaults to
+    /// 30 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
