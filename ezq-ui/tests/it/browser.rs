@@ -390,6 +390,33 @@ async fn every_link_and_button_is_reached_by_the_keyboard(database: TestDatabase
 }
 
 #[ezq::test]
+async fn an_event_is_copied_as_json_with_every_digit(database: TestDatabase) {
+    let test = "an_event_is_copied_as_json_with_every_digit";
+    let Some(browser) = Browser::start(test).await else {
+        return;
+    };
+    bury(&database, 1, "12345678901234567890").await;
+    let dashboard = Dashboard::new(application(&database).await, operators());
+    let base = serve(Router::new().nest("/ops", dashboard.router())).await;
+    browser
+        .go(&format!("{base}/ops/queues/orders/dead/1"))
+        .await;
+
+    // The clipboard takes it as well: the button says so only then.
+    let listen = "const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+        navigator.clipboard.writeText = (text) => { window.copied = text; return write(text); };";
+    browser.client.execute(listen, Vec::new()).await.unwrap();
+    browser.click(Locator::Css("[data-copy]")).await;
+    browser.shows("//button[text()='Copied']").await;
+    let copied = browser.client.execute("return copied", Vec::new()).await;
+    let copied = copied.unwrap();
+    let text = copied.as_str().unwrap();
+    assert!(text.contains("12345678901234567890"), "{text}");
+    let _: serde_json::Value = serde_json::from_str(text).unwrap();
+    browser.client.clone().close().await.unwrap();
+}
+
+#[ezq::test]
 async fn a_page_is_refreshed_only_while_somebody_looks_and_wants_it(database: TestDatabase) {
     let test = "a_page_is_refreshed_only_while_somebody_looks_and_wants_it";
     let Some(browser) = Browser::start(test).await else {
