@@ -7,6 +7,8 @@
 mod application;
 mod arguments;
 mod bodies;
+#[cfg(any(feature = "redis", feature = "nats", feature = "kafka"))]
+mod by_hand;
 mod case;
 mod cases;
 mod check;

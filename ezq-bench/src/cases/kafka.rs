@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::bodies::Bodies;
+use crate::by_hand::{delete_by_hand, read_by_hand};
 use crate::case::Case;
 use crate::check::check;
 use crate::database::Database;
@@ -29,7 +30,7 @@ use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::pairs::{Pairs, Run};
 use crate::payload::Payload;
-use crate::queues::{Template, create, delete_by_hand, drop_queue, read_by_hand};
+use crate::queues::{Template, create, drop_queue};
 
 pub(super) const RELAY: Case = Case {
     name: "relay_kafka",
