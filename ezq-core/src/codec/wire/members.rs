@@ -66,11 +66,6 @@ impl<'a> Members<'a> {
             .map(|(_, raw)| *raw)
     }
 
-    /// A name that occurs twice. Two readers could take different values for it.
-    pub(super) fn twice(&self) -> Option<&str> {
-        repeated(self.0.iter().map(|(name, _)| &**name))
-    }
-
     /// A member that is text. `null` counts as absent, as CloudEvents demands.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
         let Some(raw) = self.find(name) else {
@@ -103,33 +98,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// The same for readers that lend no text, such as a request's body.
-pub(super) struct OwnedMembers(pub(super) Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for OwnedMembers {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = OwnedMembers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(8);
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(OwnedMembers(members))
-            }
-        }
-        from.deserialize_map(Object)
-    }
-}
-
 /// The name of a member, borrowed unless it has an escape.
-struct Name<'a>(Cow<'a, str>);
+pub(super) struct Name<'a>(pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -1,6 +1,6 @@
 //! The plain forms of a body: CloudEvents in structured mode, and the flat form of Python ezq.
 //!
-//! A body with `specversion` is CloudEvents; otherwise a body with `_type` is flat. A body is parsed
+//! A body with `specversion` is CloudEvents; otherwise a body with `_type` is flat. A CloudEvent is parsed
 //! once, into members that borrow from it. No value of the payload is rebuilt from a parsed tree, so
 //! each keeps its exact text.
 //!
@@ -11,9 +11,11 @@
 //! | the flat form, written and read | `flat.rs` |
 //! | the forms, and where a body comes from | `form.rs` |
 //! | an envelope outside of queues: `Deserialize` and `FromStr` | `structured.rs` |
+//! | the members of a CloudEvent | `event_members.rs` |
 //! | a JSON object whose values stay text | `members.rs` |
 
 mod cloud_event;
+mod event_members;
 mod flat;
 mod form;
 mod members;
@@ -28,6 +30,7 @@ pub use form::{Origin, WireFormat};
 pub(crate) use members::nesting;
 
 use cloud_event::cloud_event;
+use event_members::{EventMembers, Value};
 use flat::{flat, from_flat};
 use members::{Members, undecodable};
 
@@ -65,12 +68,13 @@ pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
 /// # Errors
 /// [`ErrorKind::Decode`] when it is not a valid event of either form.
 pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
-    let members: Members<'_> = serde_json::from_str(body).map_err(|error| {
-        Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error)
-    })?;
-    if members.find("specversion").is_some() {
-        cloud_event(&members)
-    } else if members.find("_type").is_some() {
+    let no_object =
+        |error| Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error);
+    let members = EventMembers::parse(body).map_err(no_object)?;
+    if members.specversion.is_some() {
+        cloud_event(members)
+    } else if members.flat_type.is_some() {
+        let members: Members<'_> = serde_json::from_str(body).map_err(no_object)?;
         from_flat(&members, origin)
     } else {
         Err(undecodable(
@@ -81,15 +85,16 @@ pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
 
 /// The event type of a body in a plain form; `None` for any other body. Empty if it names no type.
 pub(crate) fn plain_type(body: &str) -> Option<String> {
-    let members: Members<'_> = serde_json::from_str(body).ok()?;
-    let name = if members.find("specversion").is_some() {
-        "type"
-    } else {
-        "_type"
-    };
+    let members = EventMembers::parse(body).ok()?;
     // A CloudEvent that names no type is one all the same, and fails when it is read.
-    let is_plain = members.find(name).is_some() || name == "type";
-    is_plain.then(|| members.text(name).ok().flatten().unwrap_or_default())
+    let name = match members.specversion {
+        Some(_) => members.event_type.unwrap_or(Value::Null),
+        None => members.flat_type?,
+    };
+    match name {
+        Value::Text(name) => Some(name.into_owned()),
+        _ => Some(String::new()),
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
-use serde_json::value::RawValue;
 
 use super::cloud_event::cloud_event;
-use super::members::{Members, OwnedMembers};
+use super::event_members::EventMembers;
 use crate::error::{Error, ErrorKind, Result, error_chain};
 use crate::event::envelope::Envelope;
 
@@ -30,10 +29,10 @@ impl FromStr for Envelope {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
+        let members = EventMembers::parse(text).map_err(|error| {
             Error::new(ErrorKind::Decode, "a CloudEvent must be a JSON object").with_source(error)
         })?;
-        cloud_event(&members)
+        cloud_event(members)
     }
 }
 
@@ -41,12 +40,7 @@ impl FromStr for Envelope {
 /// that it was, if it is read from text or bytes.
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let owned = OwnedMembers::deserialize(from)?;
-        let members = owned
-            .0
-            .iter()
-            .map(|(name, value): &(String, Box<RawValue>)| (name.as_str().into(), &**value));
-        cloud_event(&Members(members.collect()))
-            .map_err(|error| D::Error::custom(error_chain(&error)))
+        let members = EventMembers::read(from)?;
+        cloud_event(members).map_err(|error| D::Error::custom(error_chain(&error)))
     }
 }
