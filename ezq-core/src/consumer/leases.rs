@@ -17,12 +17,12 @@
 //! transaction settles whose lease has not been renewed for two thirds of its time, nothing is
 //! claimed.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use foldhash::HashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -1,9 +1,9 @@
 //! The handlers of an application and the options they run under. It knows no engine.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -35,8 +35,8 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(registry: Registry, services: Arc<Services>, config: Arc<Config>) -> Self {
-        let mut limits = HashMap::new();
-        let mut batches = HashMap::new();
+        let mut limits = HashMap::default();
+        let mut batches = HashMap::default();
         for handler in registry.handlers() {
             if let Some(limit) = option(&config, handler, |options| options.concurrency) {
                 // More permits than the semaphore holds are no limit.

@@ -2,8 +2,10 @@
 //! are refused at start.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attributes::check_type;

@@ -1,7 +1,8 @@
 //! The receipts whose settlement is on its way.
 
-use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashSet;
 
 use crate::engine::Receipt;
 
