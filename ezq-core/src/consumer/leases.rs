@@ -140,7 +140,7 @@ impl Leases {
         let is_next = held.enqueued_at == delivery.enqueued_at
             && held.deliveries.checked_add(1) == Some(delivery.deliveries)
             && held.returned == delivery.headers.returned();
-        if !is_next || held.lease.cancel().is_cancelled() {
+        if !is_next || held.lease.is_cancelled() {
             return false;
         }
 
@@ -314,7 +314,7 @@ impl Leases {
     pub(crate) fn cancel_message(&self, id: &MessageId, control: Option<&Receipt>) -> bool {
         let table = self.table();
         let held = table.get(id).filter(|held| Some(&held.receipt) != control);
-        let Some(held) = held.filter(|held| !held.lease.cancel().is_cancelled()) else {
+        let Some(held) = held.filter(|held| !held.lease.is_cancelled()) else {
             return false;
         };
         held.lease.cancel_by_order();

@@ -2,7 +2,7 @@
 //! itself; this view decides when to renew it, when to wait and when to stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -19,7 +19,8 @@ pub(crate) struct Lease {
     /// When it runs out, in milliseconds from `start`.
     expires: AtomicU64,
     renewal: Notify,
-    cancel: CancellationToken,
+    /// Made when it is first asked for: most handlers end before anybody waits for it.
+    cancel: OnceLock<CancellationToken>,
     /// It was cancelled because an operator cancels the event.
     ordered: AtomicBool,
     /// A handler's transaction is about to settle the delivery, so the renewals leave it out.
@@ -37,7 +38,7 @@ impl Lease {
             ttl,
             expires: AtomicU64::new(millis(ttl)),
             renewal: Notify::new(),
-            cancel: CancellationToken::new(),
+            cancel: OnceLock::new(),
             ordered: AtomicBool::new(false),
             settling: AtomicBool::new(false),
             newer: Mutex::default(),
@@ -87,7 +88,7 @@ impl Lease {
             // Leases are renewed every third of their time.
             _ = timeout(self.ttl / 3, revived) => {}
             // Lost: nothing renews it any more.
-            () = self.cancel.cancelled() => {}
+            () = self.cancel().cancelled() => {}
         }
     }
 
@@ -122,19 +123,25 @@ impl Lease {
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
-        &self.cancel
+        self.cancel.get_or_init(CancellationToken::new)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel
+            .get()
+            .is_some_and(CancellationToken::is_cancelled)
     }
 
     /// Cancels the handlers because an operator cancels the event.
     pub(crate) fn cancel_by_order(&self) {
         // The token orders it for those who wait for that.
         self.ordered.store(true, Ordering::Relaxed);
-        self.cancel.cancel();
+        self.cancel().cancel();
     }
 
     /// Waits until it is cancelled. Returns whether an operator cancels the event.
     pub(crate) async fn cancelled(&self) -> bool {
-        self.cancel.cancelled().await;
+        self.cancel().cancelled().await;
         self.ordered.load(Ordering::Relaxed)
     }
 }

@@ -23,7 +23,7 @@ impl Member {
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.received().lease.cancel().is_cancelled()
+        self.received().lease.is_cancelled()
     }
 
     /// What the handler's transaction writes on the message; `None` if it acknowledges it.

@@ -47,7 +47,7 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGua
     }
 
     // Asked before anything else is awaited: a later cancellation did not end the handlers.
-    let was_cancelled = received.lease.cancel().is_cancelled();
+    let was_cancelled = received.lease.is_cancelled();
     if let Err(error) = scope
         .app
         .publish_elsewhere(&received.queue, &mut settle)
