@@ -50,7 +50,7 @@ impl RunScope {
         disposition: Disposition,
     ) {
         self.settle(PendingSettlement::new(
-            SettledDelivery::Unhandled(receipt),
+            SettledDelivery::Unhandled(Box::new(receipt)),
             settle,
             disposition,
         ));

@@ -122,10 +122,11 @@ impl BatchSettler {
 
     /// A settlement as the engine takes it, under the newest receipt.
     fn pair(&self, one: &mut PendingSettlement) -> (Receipt, Settle) {
-        one.tried_as = match &one.delivery {
+        let newer = match &one.delivery {
             SettledDelivery::Handled(received) => received.lease.newer(),
             SettledDelivery::Unhandled(receipt) => self.leases.newer(receipt),
         };
+        one.tried_as = newer.map(Box::new);
         (one.tried_receipt().clone(), one.settle.clone())
     }
 

@@ -11,6 +11,9 @@ use tokio::time::timeout_at;
 use crate::clock::later;
 use crate::consumer::settle::settlement::PendingSettlement;
 
+/// A batch begins with room for this many settlements at most.
+const MOST_ROOM: usize = 256;
+
 /// Where settlements are handed in. When it is dropped, what is there is settled at once.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -50,7 +53,8 @@ impl Batches {
     /// Not cancel safe: a batch that was begun is lost.
     pub(crate) async fn next(&mut self) -> Option<Vec<PendingSettlement>> {
         let limit = self.size.saturating_mul(4);
-        let mut batch = Vec::new();
+        // Growing step by step would move each settlement several times.
+        let mut batch = Vec::with_capacity(limit.min(MOST_ROOM));
         self.receiver.recv_many(&mut batch, limit).await;
         let due = later(batch.first()?.since, self.max_age);
 

@@ -15,7 +15,7 @@ pub(crate) enum SettledDelivery {
     /// Its handlers have ended.
     Handled(Arc<Received>),
     /// No handler saw it. Its body may not even be readable.
-    Unhandled(Receipt),
+    Unhandled(Box<Receipt>),
 }
 
 impl SettledDelivery {
@@ -45,8 +45,9 @@ pub(crate) struct PendingSettlement {
     pub(crate) lane: Option<LaneGuard>,
     /// An earlier try may have succeeded: its answer was lost.
     pub(crate) is_unanswered: bool,
-    /// The receipt of the newest try, if it differs from the first.
-    pub(crate) tried_as: Option<Receipt>,
+    /// The receipt of the newest try, if it differs from the first. In a box, as it is rare: a settlement
+    /// is moved several times.
+    pub(crate) tried_as: Option<Box<Receipt>>,
     /// Set if the lease is lost and a claim of this consumer may have taken it: the number of the
     /// newest such claim.
     pub(crate) suspected_claim: Option<u64>,
@@ -73,7 +74,7 @@ impl PendingSettlement {
 
     /// The receipt that the newest try used.
     pub(crate) fn tried_receipt(&self) -> &Receipt {
-        self.tried_as.as_ref().unwrap_or(self.receipt())
+        self.tried_as.as_deref().unwrap_or(self.receipt())
     }
 
     /// Whether this worker's own clock says that the lease still runs.
