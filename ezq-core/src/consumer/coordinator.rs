@@ -189,6 +189,7 @@ impl Coordinator {
             Ok(Fetched::Transactional(handled)) => self.fetcher.handled_in_transaction(handled),
             Ok(Fetched::Searched(searched)) => {
                 if let Some((control, sent)) = self.fetcher.searched(*searched) {
+                    self.stop.learn_start(control.leased_at, sent);
                     self.accept(control, sent);
                 }
             }
@@ -221,6 +222,9 @@ impl Coordinator {
         }
 
         let last = leased.deliveries.last().map(Delivery::position);
+        if let Some(leased_at) = leased.deliveries.iter().map(|one| one.leased_at).min() {
+            self.stop.learn_start(leased_at, claim.sent);
+        }
         self.fetcher.busy.begin_answer(&claim.start);
         for delivery in leased.deliveries {
             self.accept(delivery, claim.sent);
@@ -265,8 +269,6 @@ impl Coordinator {
 
     /// Takes in one delivery, in the order of the queue.
     fn accept(&mut self, delivery: Delivery, sent: Instant) {
-        self.stop.learn_start(delivery.leased_at, sent);
-
         let settings = &self.scope.settings;
         if self.scope.leases.go_on(&delivery, sent) {
             let queue = &settings.queue;
