@@ -57,7 +57,16 @@ impl Dispatcher {
         ran: Vec<(&Handler, RunOutcome)>,
     ) -> Option<Settle> {
         let received = &work.received;
-        let now = work.received.clock.now();
+        // The common case needs no marks. Without this, an event takes 2,300 instructions more (benchmark
+        // case `dispatch`).
+        let is_done = ran
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, RunOutcome::Done(..)));
+        if is_done && ran.len() == handlers.len() {
+            return Some(acknowledge(received, ran));
+        }
+
+        let now = received.clock.now();
         let mut marks = Progress::default();
         let mut committed = Progress::default();
         let mut held = BTreeMap::new();
@@ -199,6 +208,24 @@ impl Dispatcher {
             held: None,
         }
     }
+}
+
+/// The settlement of a delivery whose handlers have all run and are done.
+fn acknowledge(received: &Received, ran: Vec<(&Handler, RunOutcome)>) -> Settle {
+    let mut outgoing = Vec::new();
+    for (handler, outcome) in ran {
+        let metrics = &handler.metrics;
+        metrics.attempted(
+            &handler.name,
+            types(handler),
+            received,
+            AttemptOutcome::Done,
+        );
+        if let RunOutcome::Done(events, _) = outcome {
+            outgoing.extend(events);
+        }
+    }
+    Settle::Ack { outgoing }
 }
 
 /// What a failure came to, for the metrics.
