@@ -149,7 +149,7 @@ impl Dispatcher {
 
     async fn run_one_inline(&self, handler: &Handler, dispatch: Dispatch<'_>) -> InlineOutcome {
         let outcome = match &handler.invoke {
-            Invoke::One(_) => self.run(handler, dispatch, None).await,
+            Invoke::One(_) => self.run(handler, &dispatch, None).await,
             Invoke::Batch(invoke) => self.run_batch_of_one(handler, invoke, dispatch.work).await,
         };
 
