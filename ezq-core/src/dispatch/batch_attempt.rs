@@ -12,7 +12,7 @@ use tracing::field::{DebugValue, debug};
 use tracing::{Instrument, Span, info_span};
 
 use crate::dispatch::admission::StartGuard;
-use crate::dispatch::attempt::{guarded, store_failed};
+use crate::dispatch::attempt::{Begun, UserFuture, begin, store_failed, wait, waker};
 use crate::dispatch::batch_member::Member;
 use crate::dispatch::batch_runner::BatchRunner;
 use crate::dispatch::commit::{CommitError, Fenced, commit};
@@ -130,18 +130,30 @@ async fn call(
     };
     let span = span(runner, members);
 
-    let cancelled = cancelled(members, transaction.is_some());
-    let called = guarded(&runner.handler.name, runner.timeout, cancelled, || async {
-        let mut called = (runner.invoke)(BatchCall { call, contexts });
-        let BatchResults { shared, each } = guard_start(starts, Pin::new(&mut called)).await?;
-        // An error's text is the user's code, so it is written here, where a panic is caught.
-        let each = each.into_iter().map(|result| result.map_err(Failure::new));
-        Ok((shared, each.collect::<Vec<_>>()))
-    });
-
+    let limit = runner.timeout.zip(call.context.deadline);
+    let waker = waker().await;
     let received = members.iter().map(|member| &**member.received());
     let running = runner.handler.metrics.begin(&runner.handler.name, received);
-    let answer = called.instrument(span).await;
+    let begun = begin(waker, &span, || -> UserFuture<'_, _> {
+        Box::pin(async {
+            let mut starts = Some(starts);
+            let mut called = (runner.invoke)(BatchCall { call, contexts });
+            let BatchResults { shared, each } =
+                guard_start(&mut starts, Pin::new(&mut called)).await?;
+            // An error's text is the user's code, so it is written here, where a panic is caught.
+            let each = each.into_iter().map(|result| result.map_err(Failure::new));
+            Ok((shared, each.collect::<Vec<_>>()))
+        })
+    });
+    let answer = match begun {
+        Begun::Ended(answer) => answer.map(Some),
+        Begun::Panicked(failure) => Err(failure),
+        Begun::Waits(called) => {
+            let cancelled = cancelled(members, transaction.is_some());
+            let waiting = wait(&runner.handler.name, limit, cancelled, called);
+            waiting.instrument(span).await
+        }
+    };
     running.end();
     match answer {
         Ok(Some((shared, each))) => messages(runner, members, shared, each),

@@ -52,12 +52,11 @@ pub(crate) async fn in_a_task() {
 /// Runs a future and drops a guard once the future has begun: with its first poll, or, if the
 /// coordinator made that one and it did not end the future, with the first poll in a task.
 ///
-/// The future is borrowed, since one that is passed by value takes its space twice.
+/// Both are borrowed, since what is passed by value takes its space twice.
 pub(crate) async fn guard_start<T>(
-    guard: impl Sized,
+    guard: &mut Option<impl Sized>,
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> T {
-    let mut guard = Some(guard);
     poll_fn(|context| {
         let polled = future.as_mut().poll(context);
         if polled.is_ready() || !is_in_place(context) {

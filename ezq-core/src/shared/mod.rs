@@ -109,7 +109,8 @@ impl Shared {
             .drain(..)
             .partition(|event| engines.same(queue, &event.queue));
         *outgoing = here;
-        self.services.publish_returned(elsewhere).await
+        // In a box: a settlement without such events needs no room for it.
+        Box::pin(self.services.publish_returned(elsewhere)).await
     }
 }
 

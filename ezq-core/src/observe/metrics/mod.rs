@@ -26,14 +26,14 @@ pub use catalogue::{CATALOGUE, Kind, Metric, SECONDS_BUCKETS, SIZE_BUCKETS, desc
 #[cfg(not(feature = "metrics"))]
 pub(crate) use unrecorded::{
     ConsumersGauge, DeliveryMetrics, HandlerMetrics, KnownType, PublishMetrics, QueueMetrics,
-    SampledGauges, Since, dead_lettered, ticked,
+    RunMetrics, SampledGauges, Since, dead_lettered, ticked,
 };
 #[cfg(feature = "metrics")]
 pub(crate) use {
     publishing::{KnownType, PublishMetrics},
     recorded::{
-        ConsumersGauge, DeliveryMetrics, HandlerMetrics, QueueMetrics, SampledGauges, Since,
-        dead_lettered, ticked,
+        ConsumersGauge, DeliveryMetrics, HandlerMetrics, QueueMetrics, RunMetrics, SampledGauges,
+        Since, dead_lettered, ticked,
     },
 };
 

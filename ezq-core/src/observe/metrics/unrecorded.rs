@@ -2,6 +2,7 @@
 //! size or code, so calls leave nothing behind.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -65,8 +66,8 @@ impl HandlerMetrics {
         &self,
         _: &HandlerName,
         _: impl IntoIterator<Item = &'a Received>,
-    ) -> RunMetrics {
-        RunMetrics
+    ) -> RunMetrics<'_> {
+        RunMetrics(PhantomData)
     }
 
     pub(crate) fn attempted(
@@ -79,9 +80,9 @@ impl HandlerMetrics {
     }
 }
 
-pub(crate) struct RunMetrics;
+pub(crate) struct RunMetrics<'a>(PhantomData<&'a ()>);
 
-impl RunMetrics {
+impl RunMetrics<'_> {
     pub(crate) fn end(self) {}
 }
 
