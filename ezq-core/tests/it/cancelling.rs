@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ezq_core::admin::{Cancel, CancelOutcome, DeadLetterFilter, EventState};
-use ezq_core::engine::{CancelOrder, DeadLetter, Engine};
+use ezq_core::app::App;
+use ezq_core::engine::{CancelOrder, DeadLetter, Engine, LeaseRequest, Settle};
 use ezq_core::event::Event;
 use ezq_core::handler::{Backoff, Batch, Context, Handler};
-use ezq_core::message::{MessageId, Progress, QueueName, ReasonKind, Retention};
+use ezq_core::message::{MessageId, Progress, QueueName, Reason, ReasonKind, Retention};
 use ezq_core::observe::NoticeKind;
 use ezq_core::testing::TestApp;
 use serde::{Deserialize, Serialize};
+
+use crate::faulty::Faulty;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Paid {
@@ -212,6 +215,35 @@ async fn a_running_handler_is_cut_off_and_the_event_dies_or_is_gone() {
         (counts.dead_lettered, counts.cancelled, counts.lost),
         (1, 1, 0),
         "{report}"
+    );
+}
+
+/// Its worker carries the order out before the one who asked looks for the event.
+#[tokio::test]
+async fn an_order_that_was_carried_out_at_once_was_asked_all_the_same() {
+    let engine = Faulty::default();
+    let builder = App::builder().without_discovered_handlers();
+    let app = builder.build(engine.clone()).unwrap();
+    let queue = QueueName::default();
+    engine.ensure_queue(&queue).await.unwrap();
+    let paid = app.publish(&Paid { order: 1 }).await.unwrap();
+    let request = LeaseRequest::new(queue.clone(), 1, Duration::from_secs(30));
+    let leased = engine.lease(request).await.unwrap();
+    let settlement = Settle::DeadLetter {
+        reason: Reason::new(ReasonKind::Cancelled, "cancelled by Ada", 1),
+        progress: Progress::default(),
+        outgoing: Vec::new(),
+    };
+    let receipt = leased.deliveries[0].receipt.clone();
+    *engine.faults.first.lock().unwrap() = Some((receipt, settlement));
+
+    let events = app.events(&queue).unwrap();
+    let outcome = events.cancel(&paid.id, Cancel::Dead).await.unwrap();
+    assert_eq!(outcome, CancelOutcome::Asked);
+    let again = events.cancel(&paid.id, Cancel::Dead).await.unwrap();
+    assert!(
+        matches!(again, CancelOutcome::AlreadyDead { .. }),
+        "{again:?}"
     );
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ezq_core::engine::{
-    BlockedKey, Capabilities, Delivery, Due, Engine, ExtendOutcome, Outgoing, PublishOutcome,
-    QueueStats, Receipt, Settle, SettleOutcome,
+    BlockedKey, Browse, Cancellations, Capabilities, Delivery, Due, Engine, ExtendOutcome,
+    Outgoing, PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
 };
 use ezq_core::engine::{
     Broadcasts, LeaseRequest, Leased, Pauses, Presence, QueueOverview, ScheduleStore, UnitOfWork,
@@ -106,6 +106,8 @@ pub(crate) struct Faults {
     pub schedules: Mutex<VecDeque<ErrorKind>>,
     /// Calls about schedules so far.
     pub looks: AtomicUsize,
+    /// A settlement that comes before the next lease by id.
+    pub first: Mutex<Option<(Receipt, Settle)>>,
     /// Fetches so far.
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
@@ -374,6 +376,10 @@ impl Engine for Faulty {
         id: &MessageId,
         ttl: Duration,
     ) -> Result<Option<Delivery>> {
+        let first = self.faults.first.lock().unwrap().take();
+        if let Some(settlement) = first {
+            self.memory.settle(queue, vec![settlement]).await?;
+        }
         self.memory.lease_by_id(queue, id, self.ttl(ttl)).await
     }
 
@@ -409,6 +415,14 @@ impl Engine for Faulty {
 
     fn presence(&self) -> Option<&dyn Presence> {
         Some(self)
+    }
+
+    fn browse(&self) -> Option<&dyn Browse> {
+        self.memory.browse()
+    }
+
+    fn cancellations(&self) -> Option<&dyn Cancellations> {
+        self.memory.cancellations()
     }
 
     fn overview(&self) -> Option<&dyn QueueOverview> {
