@@ -38,6 +38,7 @@ mod doctor;
 pub mod embedded;
 mod engine;
 mod error;
+mod holders;
 mod inbox;
 mod message;
 mod publish;

@@ -103,7 +103,7 @@ const CORE: [&str; 26] = [
     "engine", "memory", "delivery", "observe", "publish", "schedule", "handler", "relay", "config",
     "private", "dispatch", "shared", "admin", "consumer", "ingest", "app", "testing",
 ];
-const PGMQ: [&str; 22] = [
+const PGMQ: [&str; 23] = [
     "embedded",
     "sql",
     "config",
@@ -119,6 +119,7 @@ const PGMQ: [&str; 22] = [
     "doctor",
     "claim",
     "settle",
+    "holders",
     "engine",
     "capture",
     "replay",

@@ -11,6 +11,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use crate::message::receipts::{self, Key, ONLY_LOCKED, RECEIPTS};
 use crate::sql;
+use crate::sql::leases::{self, Sign};
 use crate::sql::units::micros;
 
 /// One outcome for each receipt, in their order.
@@ -19,15 +20,17 @@ pub(crate) async fn extend(
     queue: &QueueName,
     receipts: &[Receipt],
     ttl: Duration,
+    sign: Option<Sign>,
 ) -> Result<Vec<ExtendOutcome>, sqlx::Error> {
     let table = sql::table(queue);
+    let end = leases::end("$5", sign);
     // A locked row may be about to be removed, or belong to the handler's own transaction. It
     // counts as busy, not as lost.
     let statement = format!(
         "WITH wanted AS (SELECT w.id, w.fence, w.rel, w.at FROM {RECEIPTS}),
          locked AS ({}),
          renewed AS (
-           UPDATE {table} q SET vt = clock_timestamp() + $5 * interval '1 us'
+           UPDATE {table} q SET vt = {end}
            FROM locked l WHERE {ONLY_LOCKED}
            RETURNING l.msg_id, l.fence, l.rel, l.at)
          SELECT w.id, w.fence, w.rel, w.at,

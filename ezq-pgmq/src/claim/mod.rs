@@ -8,4 +8,4 @@ pub(crate) mod partitions;
 mod request;
 mod take;
 
-pub(crate) use request::{Batch, Claim, Claimed, delivery, read};
+pub(crate) use request::{Batch, Claim, Claimed, delivery, read, restart_grace};

@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, Postgres, Row};
 use crate::message::headers;
 use crate::message::receipts::{self, fence};
 use crate::schema::queues::Shape;
+use crate::sql::leases::{self, Sign};
 use crate::sql::units::micros;
 use crate::sql::{self, keys};
 
@@ -30,6 +31,8 @@ pub(crate) struct Claim {
     pub(crate) keys: i64,
     pub(crate) ttl_us: i64,
     pub(crate) grace_us: i64,
+    /// The sign of its leases.
+    pub(crate) sign: Option<Sign>,
     /// Whether it reads body and headers of what it claims.
     pub(crate) reads: bool,
     /// Whether `table` is one partition of the queue.
@@ -52,7 +55,7 @@ impl Claim {
         // Whole milliseconds, rounded up, at least one.
         let millis = request.ttl.as_nanos().div_ceil(1_000_000).max(1);
         let ttl = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-        let grace = grace.unwrap_or_else(|| (ttl / 2).max(Duration::from_secs(2)));
+        let grace = grace.unwrap_or_else(|| restart_grace(ttl));
 
         // PGMQ has no text ids: nothing is before one at the same instant.
         let id = |position: &Position| position.message_id.as_number().unwrap_or(i64::MIN);
@@ -73,6 +76,7 @@ impl Claim {
             keys: i64::try_from(request.keys.max(1)).unwrap_or(i64::MAX),
             ttl_us: micros(ttl),
             grace_us: micros(grace),
+            sign: None,
             reads: true,
             is_of_partition: false,
             before,
@@ -203,6 +207,7 @@ impl Claim {
     /// Leases the rows of `picked`, and returns all that a delivery is made of.
     pub(crate) fn update(&self) -> String {
         let Self { table, .. } = self;
+        let end = leases::end("$3", self.sign);
         let fence = fence("q");
         let key = keys::hash("q");
 
@@ -230,7 +235,7 @@ impl Claim {
 
         format!(
             "UPDATE {table} q
-             SET read_ct = {read_ct}, vt = pg_catalog.clock_timestamp() + $3 * interval '1 us'{last_read}
+             SET read_ct = {read_ct}, vt = {end}{last_read}
              WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
              RETURNING q.msg_id, q.read_ct, {fence} AS fence, q.tableoid::bigint AS rel, {due} AS due,
                        {enqueued_at} AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
@@ -353,6 +358,11 @@ impl Batch {
 }
 
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// For how long after a restart of the server messages are left to those who held them.
+pub(crate) fn restart_grace(lease: Duration) -> Duration {
+    (lease / 2).max(Duration::from_secs(2))
+}
 
 /// The end of the grace after a restart of the server. A start in the future is no start: the clock
 /// was ahead then, and was set back.

@@ -17,6 +17,7 @@ use crate::connection::measured::Counted;
 use crate::connection::runtime::Runtime;
 use crate::error;
 use crate::message::encoding::Encoding;
+use crate::sql::leases::Sign;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// If a worker's connection died without notice, the worker gets no event for this long.
@@ -67,6 +68,8 @@ pub(crate) struct Session {
     pub(crate) connection: PgConnection,
     pub(crate) pid: i32,
     pub(crate) encoding: Encoding,
+    /// The sign that it holds.
+    pub(crate) holds: Option<Sign>,
     /// Counts it among those that are open, for one purpose.
     pub(crate) counted: Counted,
 }
@@ -188,6 +191,7 @@ impl Connector {
                 connection,
                 pid,
                 encoding,
+                holds: None,
                 counted: Default::default(),
             };
             Ok((session, is_missed))

@@ -27,6 +27,7 @@ use crate::config::Place;
 use crate::connection::connector::{Connector, LOCK_TIMEOUT, Planning, Session};
 use crate::connection::measured::{ConnectionMetrics, Counted};
 use crate::connection::runtime;
+use crate::connection::sign::{self, OwnSign};
 use crate::error;
 
 /// The most connections for one purpose.
@@ -92,6 +93,8 @@ pub(crate) struct Dedicated {
     metrics: ConnectionMetrics,
     /// Where to ask who holds a lock, and to cancel statements.
     urgent: Option<Arc<Dedicated>>,
+    /// The engine's sign, where its sessions hold it.
+    sign: Option<Arc<OwnSign>>,
     /// For the one connection that is normally used.
     first: Semaphore,
     /// For the others.
@@ -121,11 +124,18 @@ impl Dedicated {
             planning,
             metrics: ConnectionMetrics::new(purpose),
             urgent,
+            sign: None,
             first: Semaphore::new(1),
             spare: Semaphore::new(MOST - 1),
             idle: std::sync::Mutex::default(),
             opening: Mutex::default(),
         }
+    }
+
+    /// The same, whose sessions hold the engine's sign once there is one.
+    pub(crate) fn holding(mut self, sign: &Arc<OwnSign>) -> Self {
+        self.sign = Some(Arc::clone(sign));
+        self
     }
 
     /// The same, with a connection that is already open.
@@ -153,7 +163,7 @@ impl Dedicated {
         }
 
         let mut permit = self.turn().await.map_err(closed)?;
-        let (session, is_rested) = loop {
+        let (mut session, is_rested) = loop {
             if let Some((session, since)) = self.take_idle() {
                 let is_rested = since.elapsed() > RESTED;
                 match self.planning {
@@ -177,6 +187,11 @@ impl Dedicated {
                 Err(failure) => return Err(failure),
             }
         };
+
+        let sign = self.sign.as_ref().and_then(|sign| sign.get());
+        if session.holds != sign {
+            Box::pin(self.hold_sign(&mut session)).await?;
+        }
 
         Ok(Checkout {
             connections: self,
@@ -210,6 +225,19 @@ impl Dedicated {
 
     fn take_idle(&self) -> Option<(Session, Instant)> {
         self.idle().pop()
+    }
+
+    /// Has a session hold the engine's sign. A session that cannot is not used: others would take the
+    /// leases of its claims for those of a process that is gone.
+    async fn hold_sign(&self, session: &mut Session) -> Result<()> {
+        if let Some(sign) = self.sign.as_ref().and_then(|sign| sign.get()) {
+            let holding = sign::hold(&mut session.connection, sign);
+            limit(self.connector.connect_timeout(), holding)
+                .await
+                .map_err(|failure| error::of(failure, self.place()))?;
+            session.holds = Some(sign);
+        }
+        Ok(())
     }
 
     async fn still_stands(&self, mut session: Session) -> Option<Session> {
@@ -350,7 +378,12 @@ impl Checkout<'_> {
                 }
             }
             // What cut this connection has cut the idle ones as well.
-            Err(failure) if error::is_lost(failure) => connections.idle().clear(),
+            Err(failure) if error::is_lost(failure) => {
+                connections.idle().clear();
+                if let Some(sign) = &connections.sign {
+                    sign.note_cut();
+                }
+            }
             Err(failure) if !error::keeps_connection(failure) => {}
             _ => connections.keep(session),
         }

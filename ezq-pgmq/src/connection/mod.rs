@@ -7,4 +7,5 @@ pub(crate) mod plans;
 pub(crate) mod pool;
 pub(crate) mod pooler;
 pub(crate) mod runtime;
+pub(crate) mod sign;
 pub(crate) mod stop;

@@ -163,6 +163,7 @@ fn name(part: Part) -> &'static str {
         Part::Presence => "consumers",
         Part::Operations => "operations and the audit trail",
         Part::Positions => "positions of sources",
+        Part::Holders => "the takeover from killed workers",
         Part::Inbox => "the inbox",
     }
 }

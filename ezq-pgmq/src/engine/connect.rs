@@ -14,6 +14,7 @@ use crate::connection::connector::{Connector, Planning, Session};
 use crate::connection::plans::Plans;
 use crate::connection::pooler;
 use crate::error;
+use crate::holders::HolderBoard;
 use crate::message::receipts::ENGINE;
 use crate::publish::group_commit::GroupCommit;
 use crate::publish::store::Store;
@@ -105,6 +106,7 @@ impl Inner {
             interval: config.sweep_interval,
         };
 
+        let holders = HolderBoard::new(Arc::clone(&connections.sign));
         let known = KnownQueues {
             queues: Queues::new(&config.partitions, config.default_partitions),
             retentions,
@@ -121,6 +123,7 @@ impl Inner {
             group_commit,
             sweeper,
             wake: Arc::default(),
+            holders: Arc::new(holders),
             tasks: Mutex::default(),
         }
     }

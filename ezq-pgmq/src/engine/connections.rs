@@ -6,6 +6,7 @@ use crate::config::PgmqConfig;
 use crate::connection::connector::{Connector, Planning, Session, own_pool};
 use crate::connection::dedicated::Dedicated;
 use crate::connection::pool::Pool;
+use crate::connection::sign::OwnSign;
 use crate::connection::stop::Stopper;
 
 /// The connections of an engine, and what opens and stops them.
@@ -17,7 +18,7 @@ pub(crate) struct Connections {
     owns_pool: bool,
     pub(crate) claim: Dedicated,
     pub(crate) settle: Dedicated,
-    pub(crate) renew: Dedicated,
+    pub(crate) renew: Arc<Dedicated>,
     /// For storing the messages of brokers.
     pub(crate) intake: Dedicated,
     /// For rare calls, which may take their time.
@@ -25,6 +26,8 @@ pub(crate) struct Connections {
     /// For calls that must not wait: health, and stopping statements.
     pub(crate) urgent: Arc<Dedicated>,
     pub(crate) stopper: Stopper,
+    /// Held by the sessions that claim, renew and settle, and by those for rare calls.
+    pub(crate) sign: Arc<OwnSign>,
 }
 
 impl Connections {
@@ -36,9 +39,10 @@ impl Connections {
             ("urgent", Planning::Urgent),
             None,
         ));
+        let sign = Arc::<OwnSign>::default();
         let by_index = |purpose| {
             let urgent = Some(Arc::clone(&urgent));
-            Dedicated::new(connector.clone(), (purpose, Planning::ByIndex), urgent)
+            Dedicated::new(connector.clone(), (purpose, Planning::ByIndex), urgent).holding(&sign)
         };
 
         let control = Dedicated::new(
@@ -46,7 +50,7 @@ impl Connections {
             ("control", Planning::Free),
             Some(Arc::clone(&urgent)),
         );
-        let control = Arc::new(control.with(first));
+        let control = Arc::new(control.holding(&sign).with(first));
 
         let intake = Dedicated::new(
             connector.clone(),
@@ -71,11 +75,12 @@ impl Connections {
             owns_pool,
             claim: by_index("claim"),
             settle: by_index("settle"),
-            renew: by_index("renew"),
+            renew: Arc::new(by_index("renew")),
             intake,
             control,
             urgent,
             stopper,
+            sign,
             connector,
         }
     }
@@ -84,7 +89,7 @@ impl Connections {
         for connections in [
             &self.claim,
             &self.settle,
-            &self.renew,
+            &*self.renew,
             &self.intake,
             &*self.control,
             &*self.urgent,

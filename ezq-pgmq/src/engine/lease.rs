@@ -50,6 +50,11 @@ impl PgmqEngine {
                 next_due = Some(pause);
             }
 
+            // Beside what was claimed, others may hold what becomes due within a lease.
+            if !claimed.is_empty() || next_due.is_some_and(|due| due <= request.ttl) {
+                self.inner.holders.note_leased(queue, request.ttl);
+            }
+
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;
@@ -92,6 +97,7 @@ impl PgmqEngine {
             .await?;
         let mut claim = Claim::new(request, shape, inner.settings.restart_grace);
         claim.reads = reads;
+        claim.sign = inner.lease_sign(queue, request.ttl).await;
 
         let partitions = self.partitions_of(queue).await?;
         // A partitioned queue always has the indexes, whatever it had when its shape was looked up.

@@ -16,6 +16,7 @@ use crate::claim::keys::walk::KeyWalks;
 use crate::claim::partitions::Partitions;
 use crate::connection::plans::Plans;
 use crate::error::{self, missing};
+use crate::holders::HolderBoard;
 use crate::message::encoding::Encoding;
 use crate::publish::group_commit::GroupCommit;
 use crate::retention::Retentions;
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) group_commit: GroupCommit,
     pub(crate) sweeper: Sweeper,
     pub(crate) wake: Arc<Wake>,
+    pub(crate) holders: Arc<HolderBoard>,
     pub(super) tasks: Mutex<Tasks>,
 }
 

@@ -1,14 +1,20 @@
 //! The engine's background tasks: notifying, listening, telling what operators want and sweeping, until it is
 //! closed.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Inner;
+use crate::connection::dedicated::call;
+use crate::holders::{self, Watcher};
+use crate::schema::{Part, Schema};
+use crate::sql::leases::Sign;
 use crate::wake::listen;
 
 #[derive(Default)]
@@ -17,6 +23,7 @@ pub(super) struct Tasks {
     notifies: bool,
     hears_orders: bool,
     sweeps: bool,
+    watches_holders: bool,
     listening: Option<watch::Receiver<listen::State>>,
     pub(super) closed: bool,
     /// When ended dedupe keys were last removed.
@@ -56,6 +63,35 @@ impl Inner {
             tasks.sweeps = true;
             tasks.running.spawn(self.sweeper.clone().run_forever());
         }
+    }
+
+    /// Starts the task that gives the engine its sign and takes over from others that are gone, once.
+    pub(crate) fn start_watching_holders(&self) {
+        let mut tasks = self.tasks();
+        if tasks.watches_holders || tasks.closed {
+            return;
+        }
+
+        tasks.watches_holders = true;
+        let watcher = Watcher {
+            board: Arc::clone(&self.holders),
+            table: Schema::new(Part::Holders),
+            connector: self.connections.connector.clone(),
+            control: Arc::clone(&self.connections.control),
+            renew: Arc::clone(&self.connections.renew),
+            wake: Arc::clone(&self.wake),
+            manage_schema: self.settings.manage_schema,
+            restart_grace: self.settings.restart_grace,
+        };
+        tasks.running.spawn(watcher.run_forever());
+    }
+
+    /// The sign for a lease of this length, if leases of it are signed.
+    pub(crate) async fn lease_sign(&self, queue: &QueueName, lease: Duration) -> Option<Sign> {
+        if self.connections.sign.get().is_none() {
+            self.start_watching_holders();
+        }
+        self.holders.sign_for(queue, lease).await
     }
 
     /// Notes when the runtime ends on which the engine was connected.
@@ -105,8 +141,22 @@ impl Inner {
 
         running.shutdown().await;
         self.wake.finish(&self.connections.control).await;
+        self.leave_holders().await;
 
         self.connections.close().await;
+    }
+
+    /// Lets others take over at once what this engine still holds.
+    async fn leave_holders(&self) {
+        let Some(sign) = self.connections.sign.get() else {
+            return;
+        };
+        let left = call!(self.connections.control, |connection| holders::leave(
+            connection, sign
+        ));
+        if !matches!(left, Ok(Ok(()))) {
+            tracing::debug!("could not note that the engine leaves; others notice by themselves");
+        }
     }
 
     pub(super) fn tasks(&self) -> MutexGuard<'_, Tasks> {

@@ -23,13 +23,15 @@ pub(crate) enum Part {
     Operations,
     /// The positions of sources, in the same database.
     Positions,
+    /// The engines that lease, in the same database.
+    Holders,
     /// The inbox, in a database where handlers take effect.
     Inbox,
 }
 
 impl Part {
     /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Engine,
         Self::Broadcast,
         Self::Schedules,
@@ -40,6 +42,7 @@ impl Part {
         Self::Operations,
         Self::Presence,
         Self::Positions,
+        Self::Holders,
         Self::Inbox,
     ];
 }

@@ -64,6 +64,7 @@ fn script(queues: &[QueueName], role: Option<&str>) -> String {
         Part::Presence,
         Part::Operations,
         Part::Positions,
+        Part::Holders,
     ] {
         text.push_str(&schema::sql(part, role));
     }

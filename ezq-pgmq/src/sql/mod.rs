@@ -15,6 +15,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod keys;
+pub(crate) mod leases;
 pub(crate) mod units;
 
 use ezq_core::event::{End, Event, Interrupt};

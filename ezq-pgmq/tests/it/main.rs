@@ -101,6 +101,8 @@ mod support;
 #[cfg(feature = "embedded")]
 mod sweeping;
 #[cfg(feature = "embedded")]
+mod takeover;
+#[cfg(feature = "embedded")]
 mod trail;
 #[cfg(feature = "embedded")]
 mod unsendable;

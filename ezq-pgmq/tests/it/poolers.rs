@@ -152,6 +152,31 @@ async fn session_pooling_is_like_the_server_itself() {
     assert_eq!(acknowledge_all(&direct, &queue).await, 1);
 }
 
+/// A pooler ends the session of a client that is gone, or clears it for the next one.
+#[tokio::test]
+async fn what_an_engine_behind_session_pooling_held_is_taken_over() {
+    let test = "poolers::what_an_engine_behind_session_pooling_held_is_taken_over";
+    let Some(pooler) = Pooler::start("session", "postgres", test).await else {
+        return;
+    };
+    let (survivor, queue) = engine_and_queue().await;
+    let gone = PgmqEngine::connect(pooler.config()).await.unwrap();
+    publish(&survivor, &queue, &["1"]).await;
+    lease_one(&gone, &queue).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(lease(&survivor, &queue).await.len(), 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    drop(gone);
+    let began = Instant::now();
+    while lease(&survivor, &queue).await.is_empty() {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// What the doctor finds of a check.
 async fn finding(pooler: &Pooler, check: &str) -> Finding {
     let options = DoctorOptions::default();

@@ -6,6 +6,7 @@
 //! other, and the queue nothing.
 
 mod ledger;
+mod takeover;
 mod worker;
 
 use std::time::{Duration, Instant};
@@ -295,38 +296,6 @@ async fn soak() {
         "worked off within {:.1?} of the last fault",
         began.elapsed()
     );
-}
-
-#[tokio::test]
-async fn ten_running_events_of_a_killed_worker_are_taken_over_when_their_lease_ends() {
-    for lease in [2, 10] {
-        let mut trial = Trial::new(&server().await.url(), 10).await;
-        trial.plan = Plan {
-            lease: Duration::from_secs(lease),
-            concurrency: 10,
-            pool: 10,
-            takes: Duration::from_secs(3600),
-            ..trial.plan
-        };
-        trial.start_several(1).await;
-
-        let running = format!(
-            "select count(*) = 10 from pgmq.q_{} where read_ct = 1",
-            trial.queue
-        );
-        crate::database::until(&mut connection(&trial.url).await, &running).await;
-        trial.plan.takes = Duration::ZERO;
-
-        let began = Instant::now();
-        trial.replace(0).await;
-
-        trial.work_off().await;
-        println!(
-            "lease {lease} s: all taken over and done after {:.1?}",
-            began.elapsed()
-        );
-        trial.settle().await;
-    }
 }
 
 #[tokio::test]

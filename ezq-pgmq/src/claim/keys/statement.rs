@@ -217,6 +217,7 @@ mod tests {
 
     use super::*;
     use crate::schema::queues::Shape;
+    use crate::sql::leases::Sign;
 
     /// Compares a rendered statement with the file under review.
     #[track_caller]
@@ -248,7 +249,9 @@ mod tests {
             last_read: true,
             keyed: true,
         };
-        Claim::new(&request, shape, None)
+        let mut claim = Claim::new(&request, shape, None);
+        claim.sign = Sign::new(77);
+        claim
     }
 
     #[test]

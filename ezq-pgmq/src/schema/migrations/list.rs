@@ -318,4 +318,17 @@ create index if not exists audit_action on ezq.audit (action, id);
 create index if not exists audit_at on ezq.audit (at);
 ",
     },
+    Migration {
+        version: 19,
+        name: "who holds leases",
+        part: Part::Holders,
+        makes: &["ezq.holders"],
+        sql: "\
+create table if not exists ezq.holders (
+  sign integer primary key,
+  lease interval not null,
+  missed_at timestamptz
+);
+",
+    },
 ];
