@@ -381,7 +381,7 @@ impl Checkout<'_> {
             Err(failure) if error::is_lost(failure) => {
                 connections.idle().clear();
                 if let Some(sign) = &connections.sign {
-                    sign.note_cut();
+                    sign.note_lost();
                 }
             }
             Err(failure) if !error::keeps_connection(failure) => {}

@@ -8,11 +8,9 @@
 //! taken for gone.
 
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
 use crate::sql::leases::Sign;
 
@@ -32,8 +30,8 @@ pub(crate) async fn hold(session: &mut PgConnection, sign: Sign) -> Result<(), s
 pub(crate) struct OwnSign {
     /// Zero until there is one.
     number: AtomicI32,
-    /// When a session was last lost.
-    cut_at: Mutex<Option<Instant>>,
+    /// A session was lost.
+    lost: Notify,
 }
 
 impl OwnSign {
@@ -46,19 +44,13 @@ impl OwnSign {
         self.number.store(sign.number(), Ordering::Release);
     }
 
-    /// Notes that a session was lost.
-    pub(crate) fn note_cut(&self) {
-        *self.cut_at() = Some(Instant::now());
+    /// Notes that a session was lost: the others may be lost as well.
+    pub(crate) fn note_lost(&self) {
+        self.lost.notify_one();
     }
 
-    /// Whether a session was lost within a time: others may have lost theirs as well, and be on their way
-    /// back.
-    pub(crate) fn was_cut_within(&self, time: Duration) -> bool {
-        self.cut_at().is_some_and(|cut| cut.elapsed() < time)
-    }
-
-    fn cut_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A time, which no panic leaves half written.
-        self.cut_at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until a session was lost.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
     }
 }

@@ -117,8 +117,7 @@ impl Engine for PgmqEngine {
         receipts: &[Receipt],
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
-        let sign = self.inner.lease_sign(queue, ttl).await;
-        self.inner.holders.note_leased(queue, ttl);
+        let sign = self.inner.holders.sign_at_once(queue, ttl);
         call!(self.inner.connections.renew, |connection| extend::extend(
             connection, queue, receipts, ttl, sign
         ))?

@@ -26,7 +26,7 @@ pub(crate) struct Connections {
     /// For calls that must not wait: health, and stopping statements.
     pub(crate) urgent: Arc<Dedicated>,
     pub(crate) stopper: Stopper,
-    /// Held by the sessions that claim, renew and settle, and by those for rare calls.
+    /// Held by the sessions that claim, renew and settle.
     pub(crate) sign: Arc<OwnSign>,
 }
 
@@ -50,7 +50,7 @@ impl Connections {
             ("control", Planning::Free),
             Some(Arc::clone(&urgent)),
         );
-        let control = Arc::new(control.holding(&sign).with(first));
+        let control = Arc::new(control.with(first));
 
         let intake = Dedicated::new(
             connector.clone(),

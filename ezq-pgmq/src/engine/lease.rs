@@ -50,11 +50,6 @@ impl PgmqEngine {
                 next_due = Some(pause);
             }
 
-            // Beside what was claimed, others may hold what becomes due within a lease.
-            if !claimed.is_empty() || next_due.is_some_and(|due| due <= request.ttl) {
-                self.inner.holders.note_leased(queue, request.ttl);
-            }
-
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;

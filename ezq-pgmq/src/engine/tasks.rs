@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Inner;
-use crate::connection::dedicated::call;
-use crate::holders::{self, Watcher};
+use crate::holders::Watcher;
 use crate::schema::{Part, Schema};
 use crate::sql::leases::Sign;
 use crate::wake::listen;
@@ -81,7 +80,6 @@ impl Inner {
             renew: Arc::clone(&self.connections.renew),
             wake: Arc::clone(&self.wake),
             manage_schema: self.settings.manage_schema,
-            restart_grace: self.settings.restart_grace,
         };
         tasks.running.spawn(watcher.run_forever());
     }
@@ -119,6 +117,7 @@ impl Inner {
                     let listener = listen::forever(
                         self.connections.connector.clone(),
                         self.wake.clone(),
+                        Arc::clone(&self.connections.sign),
                         sender,
                     );
                     tasks.running.spawn(listener);
@@ -141,22 +140,8 @@ impl Inner {
 
         running.shutdown().await;
         self.wake.finish(&self.connections.control).await;
-        self.leave_holders().await;
 
         self.connections.close().await;
-    }
-
-    /// Lets others take over at once what this engine still holds.
-    async fn leave_holders(&self) {
-        let Some(sign) = self.connections.sign.get() else {
-            return;
-        };
-        let left = call!(self.connections.control, |connection| holders::leave(
-            connection, sign
-        ));
-        if !matches!(left, Ok(Ok(()))) {
-            tracing::debug!("could not note that the engine leaves; others notice by themselves");
-        }
     }
 
     pub(super) fn tasks(&self) -> MutexGuard<'_, Tasks> {

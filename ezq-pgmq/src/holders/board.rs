@@ -1,4 +1,4 @@
-//! What an engine knows of leases: which queues it leases from, and whether any message is leased.
+//! What an engine's calls tell the task that watches holders: from which queues it leases, and for how long.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,17 @@ use crate::sql::leases::Sign;
 
 /// How long the first claim waits for the engine's sign. Without one, its leases end by time only.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long after its last lease an engine goes on looking, beside the lease itself.
+const LINGERS: Duration = Duration::from_secs(60);
 
-/// The queues that an engine leases from, and until when something is leased.
+/// The queues that an engine leases from.
 #[derive(Debug)]
 pub(crate) struct HolderBoard {
     pub(super) sign: Arc<OwnSign>,
     state: Mutex<State>,
-    /// Something is leased.
+    /// The engine leases again.
     signal: Notify,
-    /// Whether the engine has its sign, or has failed to get one.
+    /// Whether the engine has its sign, or goes on without one for now.
     is_decided: watch::Sender<bool>,
 }
 
@@ -30,8 +32,8 @@ pub(crate) struct HolderBoard {
 struct State {
     queues: HashSet<QueueName>,
     longest_lease: Duration,
-    /// When the last known lease ends, of this engine or of another.
-    leased_until: Option<Instant>,
+    /// Until when the engine counts as one that leases.
+    used_until: Option<Instant>,
 }
 
 impl HolderBoard {
@@ -44,47 +46,52 @@ impl HolderBoard {
         }
     }
 
-    /// The sign for a lease of this length. The first lease waits for it.
+    /// The sign for a new lease of this length. The first one waits for it.
     pub(crate) async fn sign_for(&self, queue: &QueueName, lease: Duration) -> Option<Sign> {
-        if lease < SHORTEST {
-            return None;
+        let sign = self.sign_at_once(queue, lease);
+        if sign.is_some() || lease < SHORTEST || *self.is_decided.borrow() {
+            return sign;
         }
 
-        if self.sign.get().is_none() && !*self.is_decided.borrow() {
-            self.note_leased(queue, lease);
-            let mut decided = self.is_decided.subscribe();
-            // The sender is part of this.
-            let _ = timeout(PATIENCE, decided.wait_for(|decided| *decided)).await;
+        let mut decided = self.is_decided.subscribe();
+        let decided = timeout(PATIENCE, decided.wait_for(|decided| *decided)).await;
+        if decided.is_err() {
+            self.decide();
         }
-
         self.sign.get()
     }
 
-    /// Notes that something of a queue is leased, by whomever, for so long at most.
-    pub(crate) fn note_leased(&self, queue: &QueueName, lease: Duration) {
+    /// The sign for a lease that is renewed.
+    pub(crate) fn sign_at_once(&self, queue: &QueueName, lease: Duration) -> Option<Sign> {
         if lease < SHORTEST {
-            return;
+            return None;
         }
-        let until = Instant::now() + lease;
+        self.note(queue, lease);
+        self.sign.get()
+    }
+
+    /// Notes that the engine leases from a queue.
+    fn note(&self, queue: &QueueName, lease: Duration) {
+        let until = Instant::now() + lease + LINGERS;
         {
             let mut state = self.lock();
             if !state.queues.contains(queue) {
                 state.queues.insert(queue.clone());
             }
             state.longest_lease = state.longest_lease.max(lease);
-            state.leased_until = state.leased_until.max(Some(until));
+            state.used_until = state.used_until.max(Some(until));
         }
         self.signal.notify_one();
     }
 
-    /// Waits until something is leased.
-    pub(super) async fn leased(&self) {
-        while self.lock().leased_until <= Some(Instant::now()) {
+    /// Waits until the engine leases.
+    pub(super) async fn used(&self) {
+        while self.lock().used_until <= Some(Instant::now()) {
             self.signal.notified().await;
         }
     }
 
-    /// Notes that the engine has its sign, or has failed to get one.
+    /// Lets claims go on, with a sign or without.
     pub(super) fn decide(&self) {
         self.is_decided.send_replace(true);
     }

@@ -1,16 +1,18 @@
 //! The task that keeps an engine's sign, and takes over from those that are gone.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use ezq_core::error::error_chain;
 use ezq_core::message::QueueName;
 use ezq_core::{Error, ErrorKind, Result};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::GRACE;
 use super::board::HolderBoard;
-use super::{GRACE, registry};
+use super::registry::{self, Look, Missing};
 use crate::claim::restart_grace;
 use crate::connection::connector::Connector;
 use crate::connection::dedicated::{Dedicated, call};
@@ -19,14 +21,18 @@ use crate::schema::{Part, Schema, out_of_reach};
 use crate::sql::leases::Sign;
 use crate::wake::Wake;
 
-/// How often an engine looks while something is leased.
-const ROUND: Duration = Duration::from_millis(500);
-/// After a failure.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How often an engine looks, at least.
+const ROUND: Duration = Duration::from_millis(700);
+/// After a failure of the connection. Connecting again has pauses of its own.
+const PAUSE: Duration = Duration::from_millis(50);
+/// After another failure.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
 /// Where the table is missing and must not be made, or a right on it is.
-const LONG_PAUSE: Duration = Duration::from_secs(60);
-/// How many signs are tried. That one belongs to somebody else has, among a thousand engines, a probability
-/// of 1 in 131.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A queue is searched for a gone holder's messages again after so long: a claim may have committed behind
+/// its death.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How many signs are tried. Among a thousand engines, one of 131 tries meets another's sign.
 const TRIES: u32 = 10;
 
 /// What the task works with.
@@ -34,31 +40,53 @@ pub(crate) struct Watcher {
     pub(crate) board: Arc<HolderBoard>,
     pub(crate) table: Schema,
     pub(crate) connector: Connector,
+    /// For making the table.
     pub(crate) control: Arc<Dedicated>,
+    /// For looking: its statements are short, and planned by index.
     pub(crate) renew: Arc<Dedicated>,
     pub(crate) wake: Arc<Wake>,
     pub(crate) manage_schema: bool,
-    pub(crate) restart_grace: Option<Duration>,
+}
+
+/// A queue, and a holder that went missing at a time.
+type Search = (QueueName, Sign, DateTime<Utc>);
+
+/// What the task remembers from round to round.
+#[derive(Default)]
+struct Memory {
+    /// The session that looked last.
+    session: Option<i32>,
+    /// When this engine last found its own session lost.
+    cut_at: Option<Instant>,
+    /// Searches that found nothing more: how many times, and when last.
+    searched: HashMap<Search, (u32, Instant)>,
+    /// That the table is out of reach has been told.
+    is_told: bool,
 }
 
 impl Watcher {
-    /// Looks every half second while something is leased, until the task is stopped.
+    /// Looks as long as the engine leases, until the task is stopped.
     pub(crate) async fn run_forever(self) {
-        let mut swept = HashSet::new();
-        let mut is_told = false;
+        let mut memory = Memory::default();
         loop {
-            self.board.leased().await;
-            let pause = match self.round(&mut swept).await {
+            self.board.used().await;
+            let pause = match self.round(&mut memory).await {
                 Ok(next) => next,
-                Err(error) => self.after(&error, &mut is_told),
+                Err(error) => self.after(&error, &mut memory),
             };
+
             // With jitter the processes of a fleet do not look all at once.
-            sleep(pause.mul_f64(rand::random_range(0.8..1.0))).await;
+            let pause = pause.mul_f64(rand::random_range(0.8..1.0));
+            tokio::select! {
+                () = sleep(pause) => {}
+                // To come back before anybody takes this engine for gone.
+                () = self.board.sign.lost() => {}
+            }
         }
     }
 
     /// One look, and what follows from it. Returns how long to wait for the next one.
-    async fn round(&self, swept: &mut HashSet<(QueueName, Sign)>) -> Result<Duration> {
+    async fn round(&self, memory: &mut Memory) -> Result<Duration> {
         self.table
             .ensure(&self.control, &self.connector, self.manage_schema)
             .await?;
@@ -68,74 +96,108 @@ impl Watcher {
         };
         let lease = self.board.longest_lease();
 
-        let looked = call!(self.control, |connection| registry::look(
+        let looked = call!(self.renew, |connection| registry::look(
             connection, own, lease
         ))?;
         let look = looked.map_err(|failure| self.failed(failure))?;
         if !look.is_entered {
             // It was away for so long that the others forgot it.
-            let renewed = call!(self.control, |connection| registry::renew(
+            let entered = call!(self.renew, |connection| registry::enter(
                 connection, own, lease
             ))?;
-            renewed.map_err(|failure| self.failed(failure))?;
+            entered.map_err(|failure| self.failed(failure))?;
         }
 
-        swept.retain(|(_, sign)| look.missing.iter().any(|(missing, _)| missing == sign));
-        let grace = self.restart_grace.unwrap_or_else(|| restart_grace(lease));
-        if self.board.sign.was_cut_within(grace) {
-            return Ok(ROUND);
+        if memory
+            .session
+            .replace(look.session)
+            .is_some_and(|last| last != look.session)
+        {
+            memory.cut_at = Some(Instant::now());
         }
-
-        let gone = look.missing.iter().filter(|(_, missed)| *missed >= GRACE);
-        let gone: Vec<Sign> = gone.map(|(sign, _)| *sign).collect();
-        for queue in self.board.queues() {
-            // A queue that is locked or gone does not keep the others from being looked at.
-            if let Err(failure) = self.take_over(&queue, &gone, swept).await {
-                self.note(&failure, &queue);
-            }
-        }
-
-        let waiting = look
-            .missing
-            .iter()
-            .map(|(_, missed)| GRACE.saturating_sub(*missed));
-        let next = waiting.filter(|wait| !wait.is_zero()).min();
-        // The jitter shortens it: a little more, so that the grace has passed then.
-        Ok(next.map_or(ROUND, |wait| (wait.mul_f64(1.3) + PAUSE / 10).min(ROUND)))
+        Ok(self.judge(&look, memory).await)
     }
 
-    /// Makes everything due that these have leased in one queue.
-    async fn take_over(
-        &self,
-        queue: &QueueName,
-        gone: &[Sign],
-        swept: &mut HashSet<(QueueName, Sign)>,
-    ) -> Result<()> {
-        let is_left = |sign: &&Sign| !swept.contains(&(queue.clone(), **sign));
-        let gone: Vec<Sign> = gone.iter().filter(is_left).copied().collect();
-        while !gone.is_empty() {
+    /// Takes over from those that had their time to come back. Returns when to look again.
+    async fn judge(&self, look: &Look, memory: &mut Memory) -> Duration {
+        memory.searched.retain(|(_, sign, since), _| {
+            look.missing
+                .iter()
+                .any(|missing| missing.sign == *sign && missing.since == *since)
+        });
+
+        let mut next = ROUND;
+        for missing in &look.missing {
+            let left = GRACE.saturating_sub(missing.known_for);
+            if !left.is_zero() {
+                // The jitter shortens it.
+                next = next.min(left.mul_f64(1.25) + PAUSE);
+            } else if !self.may_be_coming_back(missing, memory) {
+                for queue in self.board.queues() {
+                    self.search(queue, *missing, memory).await;
+                }
+            }
+        }
+        next
+    }
+
+    /// Whether what cut this engine off has cut the other one off as well, and it may be on its way back.
+    fn may_be_coming_back(&self, missing: &Missing, memory: &Memory) -> bool {
+        let connecting = self.connector.connect_timeout() + GRACE;
+        let grace = restart_grace(missing.lease).max(connecting);
+        memory.cut_at.is_some_and(|cut| cut.elapsed() < grace)
+    }
+
+    /// Searches a queue for a gone holder's messages, unless that was done.
+    async fn search(&self, queue: QueueName, gone: Missing, memory: &mut Memory) {
+        let search = (queue, gone.sign, gone.since);
+        let (times, last) = memory
+            .searched
+            .get(&search)
+            .copied()
+            .unwrap_or((0, Instant::now()));
+        if times > 1 || times == 1 && last.elapsed() < AGAIN {
+            return;
+        }
+
+        let queue = &search.0;
+        match self.take_over(queue, gone).await {
+            Ok(true) => {
+                memory.searched.insert(search, (times + 1, Instant::now()));
+            }
+            // The next round goes on with what is locked now.
+            Ok(false) => {}
+            // A queue that is locked or gone does not keep the others from being looked at.
+            Err(failure) => {
+                if failure.kind() == ErrorKind::QueueMissing {
+                    self.board.forget(queue);
+                }
+                let failure = error_chain(&failure);
+                tracing::debug!(%queue, failure, "could not take over from a worker that is gone; tries again");
+            }
+        }
+    }
+
+    /// Makes everything due that a gone holder has leased in one queue. Returns whether nothing is left.
+    async fn take_over(&self, queue: &QueueName, gone: Missing) -> Result<bool> {
+        let mut locked = 0;
+        loop {
             let taken = call!(self.renew, |connection| registry::take_over(
-                connection, queue, &gone
+                connection, queue, gone, locked
             ))?;
-            let taken =
-                taken.map_err(|failure| error::on_queue(failure, queue, self.connector.place()))?;
+            let place = self.connector.place();
+            let taken = taken.map_err(|failure| error::on_queue(failure, queue, place))?;
             if taken.count > 0 {
                 let count = taken.count;
                 tracing::info!(%queue, count, "took over messages of a worker that is gone");
                 self.wake.announce(queue);
             }
 
-            if taken.is_all {
-                swept.extend(gone.iter().map(|sign| (queue.clone(), *sign)));
-                return Ok(());
-            }
-            if taken.count == 0 {
-                // They are locked, or their holder is back: the next round looks again.
-                return Ok(());
+            locked += taken.locked;
+            if !taken.has_more {
+                return Ok(locked == 0);
             }
         }
-
-        Ok(())
     }
 
     /// Gives the engine a sign.
@@ -143,10 +205,12 @@ impl Watcher {
         let lease = self.board.longest_lease();
         for _ in 0..TRIES {
             let sign = Sign::random();
-            let entered = call!(self.control, |connection| registry::enter(
+            let entered = call!(self.renew, |connection| registry::enter(
                 connection, sign, lease
             ))?;
             if entered.map_err(|failure| self.failed(failure))? {
+                // The look that follows has its session hold the sign, long before anybody could take it for
+                // missing.
                 self.board.sign.set(sign);
                 self.board.decide();
                 return Ok(sign);
@@ -157,14 +221,6 @@ impl Watcher {
         Err(Error::new(ErrorKind::Engine, text))
     }
 
-    fn note(&self, failure: &Error, queue: &QueueName) {
-        if failure.kind() == ErrorKind::QueueMissing {
-            self.board.forget(queue);
-        }
-        let failure = error_chain(failure);
-        tracing::debug!(%queue, failure, "could not take over from workers that are gone; tries again");
-    }
-
     fn failed(&self, failure: sqlx::Error) -> Error {
         if error::missing::of_ezq(&failure).is_some() {
             self.table.forget();
@@ -173,26 +229,34 @@ impl Watcher {
     }
 
     /// How long to wait after a failure. That the table is out of reach is told once.
-    fn after(&self, error: &Error, is_told: &mut bool) -> Duration {
+    fn after(&self, error: &Error, memory: &mut Memory) -> Duration {
         let failure = error_chain(error);
         self.board.decide();
-        if !matches!(
-            error.kind(),
-            ErrorKind::SchemaMissing | ErrorKind::Permission
-        ) {
-            tracing::debug!(
-                failure,
-                "could not look for workers that are gone; tries again"
-            );
-            return PAUSE;
+        match error.kind() {
+            ErrorKind::SchemaMissing | ErrorKind::Permission => {
+                if !std::mem::replace(&mut memory.is_told, true) {
+                    tracing::info!(
+                        failure,
+                        "what a worker that is killed holds is handled when its lease ends, and not sooner"
+                    );
+                }
+                LONGEST_PAUSE
+            }
+            ErrorKind::Connection => {
+                memory.cut_at = Some(Instant::now());
+                tracing::debug!(
+                    failure,
+                    "cannot look for workers that are gone; tries again"
+                );
+                PAUSE
+            }
+            _ => {
+                tracing::debug!(
+                    failure,
+                    "could not look for workers that are gone; tries again"
+                );
+                LONG_PAUSE
+            }
         }
-
-        if !std::mem::replace(is_told, true) {
-            tracing::info!(
-                failure,
-                "what a worker that is killed holds is handled when its lease ends, and not sooner"
-            );
-        }
-        LONG_PAUSE
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A lease ends at a multiple of [`STEP`], plus its holder's sign in microseconds. So `vt` says whose the
 //! lease is, and a claim writes nothing more than it did. The end is computed once for each statement. It
-//! is never earlier than asked: a holder that counts from before it asked stops before it.
+//! is never earlier than asked, and by less than [`STEP`] later: a holder that counts from before it asked
+//! stops before it.
 //!
 //! Signs are odd and below [`STEP`]. A lease of another client ends at any microsecond: that it seems to
 //! be of one given sign has a probability of 1 in 262,144.
@@ -37,16 +38,21 @@ pub(crate) fn end(micros: &str, sign: Option<Sign>) -> String {
     let end = format!("pg_catalog.clock_timestamp() + {micros} * interval '1 us'");
     match sign {
         None => format!("(SELECT {end})"),
+        // The first time from then on that has this sign.
         Some(Sign(number)) => format!(
-            "(SELECT pg_catalog.date_bin('{STEP} us', {end}, 'epoch'::timestamptz) + interval '{} us')",
-            STEP + number
+            "(SELECT pg_catalog.date_bin('{STEP} us', {end} + interval '{} us', 'epoch'::timestamptz) \
+              + interval '{number} us')",
+            STEP - 1 - number
         ),
     }
 }
 
 /// The number of the sign in the end of a row's lease. What is no lease of ezq's has some number, too.
 pub(crate) fn sign_of(row: &str) -> String {
-    format!("((extract(epoch FROM {row}.vt) * 1000000)::bigint % {STEP})::integer")
+    format!(
+        "CASE WHEN pg_catalog.isfinite({row}.vt) \
+         THEN ((extract(epoch FROM {row}.vt) * 1000000)::bigint % {STEP})::integer END"
+    )
 }
 
 /// A row was delivered and not put back since.

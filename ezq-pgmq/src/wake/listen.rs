@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::connector::{Connector, PINNED};
 use crate::connection::dedicated::limit;
+use crate::connection::sign::OwnSign;
 use crate::error;
 use crate::wake::capture_poll::CapturePoll;
 use crate::wake::{CHANNEL, Wake, feeds, orders};
@@ -39,7 +40,12 @@ pub(crate) enum State {
 }
 
 /// Listens until the task is stopped.
-pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch::Sender<State>) {
+pub(crate) async fn forever(
+    connector: Connector,
+    wake: Arc<Wake>,
+    sign: Arc<OwnSign>,
+    state: watch::Sender<State>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let failure = match connect(&connector).await {
@@ -47,7 +53,10 @@ pub(crate) async fn forever(connector: Connector, wake: Arc<Wake>, state: watch:
                 pause = FIRST_PAUSE;
                 wake.everyone();
                 state.send_replace(State::Listening);
-                drain(listener, &wake, connector.connect_timeout()).await
+                let lost = drain(listener, &wake, connector.connect_timeout()).await;
+                // A listener reads all the time, so it is the first to hear of it.
+                sign.note_lost();
+                lost
             }
             Err(failure) => failure,
         };

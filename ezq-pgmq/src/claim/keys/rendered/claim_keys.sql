@@ -39,7 +39,7 @@ WITH RECURSIVE plain AS (SELECT c.msg_id, c.vt FROM pgmq.q_orders c
                SELECT msg_id, vt FROM plain
                UNION ALL SELECT msg_id, vt FROM whole WHERE got = rank),
              claimed AS (UPDATE pgmq.q_orders q
-             SET read_ct = q.read_ct + 1, vt = (SELECT pg_catalog.date_bin('262144 us', pg_catalog.clock_timestamp() + $3 * interval '1 us', 'epoch'::timestamptz) + interval '262221 us'), last_read_at = pg_catalog.clock_timestamp()
+             SET read_ct = q.read_ct + 1, vt = (SELECT pg_catalog.date_bin('262144 us', pg_catalog.clock_timestamp() + $3 * interval '1 us' + interval '262066 us', 'epoch'::timestamptz) + interval '77 us'), last_read_at = pg_catalog.clock_timestamp()
              WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM picked))
              RETURNING q.msg_id, q.read_ct, (q.read_ct + (CASE WHEN (q.headers -> 'ezq-returned'::text)::text ~ '^[0-9]{1,9}$' THEN (q.headers ->> 'ezq-returned'::text)::bigint ELSE 0 END << 32)) AS fence, q.tableoid::bigint AS rel, least(greatest((ARRAY(SELECT vt FROM picked ORDER BY msg_id))[pg_catalog.width_bucket(q.msg_id, ARRAY(SELECT msg_id FROM picked ORDER BY msg_id))], '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz) AS due,
                        least(greatest(q.enqueued_at, '0001-01-01 00:00Z'), '9999-12-31 00:00Z'::timestamptz) AS enqueued_at, pg_catalog.clock_timestamp() AS leased_at,
