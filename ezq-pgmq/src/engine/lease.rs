@@ -50,6 +50,15 @@ impl PgmqEngine {
                 next_due = Some(pause);
             }
 
+            // What becomes due later may be what others have leased.
+            let leased_for = match claimed.is_empty() {
+                true => next_due,
+                false => Some(request.ttl),
+            };
+            if let Some(time) = leased_for {
+                self.inner.holders.note_leased(time);
+            }
+
             let deliveries: Vec<_> = claimed.into_iter().map(|one| one.delivery).collect();
             let next_due = next_due.filter(|_| deliveries.is_empty());
             let is_held_up = deliveries.is_empty() && self.is_held_up(request).await?;

@@ -13,7 +13,7 @@ use crate::connection::sign::OwnSign;
 use crate::sql::leases::Sign;
 
 /// How long the first claim waits for the engine's sign. Without one, its leases end by time only.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long after its last lease an engine goes on looking, beside the lease itself.
 const LINGERS: Duration = Duration::from_secs(60);
 
@@ -34,6 +34,8 @@ struct State {
     longest_lease: Duration,
     /// Until when the engine counts as one that leases.
     used_until: Option<Instant>,
+    /// When the last known lease ends, of this engine or of another.
+    leased_until: Option<Instant>,
 }
 
 impl HolderBoard {
@@ -82,6 +84,18 @@ impl HolderBoard {
             state.used_until = state.used_until.max(Some(until));
         }
         self.signal.notify_one();
+    }
+
+    /// Notes that something is leased, or seems to be, by whomever, for so long at most.
+    pub(crate) fn note_leased(&self, time: Duration) {
+        let until = Some(Instant::now() + time.min(LINGERS));
+        let mut state = self.lock();
+        state.leased_until = state.leased_until.max(until);
+    }
+
+    /// Whether something is leased, as far as is known here.
+    pub(super) fn is_leased(&self) -> bool {
+        self.lock().leased_until > Some(Instant::now())
     }
 
     /// Waits until the engine leases.

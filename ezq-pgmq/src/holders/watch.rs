@@ -21,8 +21,10 @@ use crate::schema::{Part, Schema, out_of_reach};
 use crate::sql::leases::Sign;
 use crate::wake::Wake;
 
-/// How often an engine looks, at least.
+/// How often an engine looks while something is leased, at least.
 const ROUND: Duration = Duration::from_millis(700);
+/// How often it looks otherwise: another may have leased something since.
+const IDLE_ROUND: Duration = Duration::from_millis(1900);
 /// After a failure of the connection. Connecting again has pauses of its own.
 const PAUSE: Duration = Duration::from_millis(50);
 /// After another failure.
@@ -126,7 +128,10 @@ impl Watcher {
                 .any(|missing| missing.sign == *sign && missing.since == *since)
         });
 
-        let mut next = ROUND;
+        let mut next = match self.board.is_leased() {
+            true => ROUND,
+            false => IDLE_ROUND,
+        };
         for missing in &look.missing {
             let left = GRACE.saturating_sub(missing.known_for);
             if !left.is_zero() {
@@ -231,7 +236,10 @@ impl Watcher {
     /// How long to wait after a failure. That the table is out of reach is told once.
     fn after(&self, error: &Error, memory: &mut Memory) -> Duration {
         let failure = error_chain(error);
-        self.board.decide();
+        if error.kind() != ErrorKind::Connection {
+            self.board.decide();
+        }
+
         match error.kind() {
             ErrorKind::SchemaMissing | ErrorKind::Permission => {
                 if !std::mem::replace(&mut memory.is_told, true) {
