@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use ezq_core::engine::{Finding, Severity};
-use ezq_core::error::error_chain;
 use sqlx::postgres::{PgConnection, PgListener, PgPoolOptions};
 use tokio::time::timeout;
 
 use super::found::Found;
 use super::session::Facts;
-use crate::connection::pooler::{self, Sharing};
+use crate::connection::pooler::Sharing;
 
 /// How long the notification to oneself may take. Less than a check has.
 const HEARING: Duration = Duration::from_millis(1500);
@@ -18,29 +17,31 @@ const HEARING: Duration = Duration::from_millis(1500);
 const NOTABLE_SKEW: f64 = 1.0;
 const LARGE_SKEW: f64 = 60.0;
 
-pub(super) async fn pooler(connection: &mut PgConnection, facts: &Facts) -> Found {
+/// A pooler shares sessions.
+pub(super) fn shared() -> Finding {
+    let text = "two connections were given one session: a pooler shares sessions between transactions. \
+                Nothing else was checked";
+    Finding::new(Severity::Error, "pooler", text).advice(
+        "let EZQ_DATABASE_URL lead to the server itself, or set `pool_mode = session` in the pooler",
+    )
+}
+
+pub(super) async fn pooler(_connection: &mut PgConnection, facts: &Facts) -> Found {
     let name = "pooler";
-    let finding = match pooler::sharing(connection, &facts.connector).await {
+    let finding = match &facts.sharing {
         Ok(Sharing::None) => Finding::new(
             Severity::Ok,
             name,
             "each connection keeps its session between transactions",
         ),
-        Ok(Sharing::Transactions) => Finding::new(
-            Severity::Error,
-            name,
-            "two connections were given one session: a pooler shares sessions between transactions",
-        )
-        .advice(
-            "let EZQ_DATABASE_URL lead to the server itself, or set `pool_mode = session` in the pooler",
-        ),
+        Ok(Sharing::Transactions) => shared(),
         Ok(Sharing::Unknown) => Finding::new(
             Severity::Notice,
             name,
             "no second connection could be opened, so a pooler would not be noticed",
         ),
         Err(failure) => {
-            let text = format!("this could not be checked: {}", error_chain(&failure));
+            let text = format!("this could not be checked: {failure}");
             Finding::new(Severity::Warning, name, text)
         }
     };

@@ -32,15 +32,17 @@ mod work;
 use std::pin::Pin;
 use std::time::Duration;
 
+use ezq_core::Error;
 use ezq_core::engine::{DoctorOptions, Finding, Severity};
 use ezq_core::error::error_chain;
 use sqlx::postgres::PgConnection;
 
 use crate::connection::connector::Connector;
 use crate::connection::dedicated::limit;
+use crate::connection::pooler::{self, Sharing};
 use crate::error;
 use found::Found;
-use session::{Facts, open};
+use session::Facts;
 
 /// How long a check may take.
 const ALLOWED: Duration = Duration::from_secs(2);
@@ -95,17 +97,24 @@ const fn check(
     Check { name, run }
 }
 
-/// Examines the database. Where it cannot be reached, that is the only finding.
+/// Examines the database. Where it cannot be reached, or a pooler shares its sessions, that is the only
+/// finding: nothing that is prepared in such a session can be relied on.
 pub(crate) async fn examine(connector: &Connector, options: &DoctorOptions) -> Vec<Finding> {
-    let begun = open(connector, options).await;
-    let (connection, facts) = match begun {
-        Ok(begun) => begun,
-        Err(failure) => {
-            let text = error_chain(&failure);
-            return vec![Finding::new(Severity::Error, "connection", text)];
-        }
+    let mut connection = match connector.plain().await {
+        Ok(connection) => connection,
+        Err(failure) => return vec![unreachable(&failure)],
     };
+    let sharing = pooler::sharing(&mut connection, connector).await;
+    if matches!(sharing, Ok(Sharing::Transactions)) {
+        session::close(connection).await;
+        return vec![link::shared()];
+    }
 
+    let sharing = sharing.map_err(|failure| error_chain(&failure));
+    let facts = match session::learn(&mut connection, connector, options, sharing).await {
+        Ok(facts) => facts,
+        Err(failure) => return vec![unreachable(&failure)],
+    };
     let mut session = Some(connection);
     let mut findings = vec![facts.connection()];
     for check in &CHECKS {
@@ -116,6 +125,10 @@ pub(crate) async fn examine(connector: &Connector, options: &DoctorOptions) -> V
         session::close(connection).await;
     }
     findings
+}
+
+fn unreachable(failure: &Error) -> Finding {
+    Finding::new(Severity::Error, "connection", error_chain(failure))
 }
 
 /// Runs one check. What keeps it from an answer is a finding.

@@ -13,6 +13,7 @@ use super::settings::Settings;
 use crate::admin::overview;
 use crate::connection::connector::{Connector, PINNED};
 use crate::connection::dedicated::limit;
+use crate::connection::pooler::Sharing;
 use crate::error;
 
 /// It may only read, and its statements end on the server before a check is given up. Rare statements
@@ -28,6 +29,8 @@ pub(super) struct Facts {
     pub(super) connector: Connector,
     pub(super) options: DoctorOptions,
     pub(super) settings: Settings,
+    /// What is between this process and the server, or why that is not known.
+    pub(super) sharing: Result<Sharing, String>,
     /// The role of the session, whose rights count.
     pub(super) role: String,
     /// The role that logged in, whose settings count.
@@ -40,26 +43,28 @@ pub(super) struct Facts {
     round_trip: Duration,
 }
 
-/// Opens a session, and learns what all checks need to know.
-pub(super) async fn open(
-    connector: &Connector,
-    options: &DoctorOptions,
-) -> Result<(PgConnection, Facts)> {
-    let mut connection = connector.plain().await?;
-    let learnt = limit(
-        connector.connect_timeout(),
-        learn(&mut connection, connector, options),
-    );
-    let facts = learnt
-        .await
-        .map_err(|failure| error::of(failure, connector.place()))?;
-    Ok((connection, facts))
-}
-
-async fn learn(
+/// Learns what all checks need to know, over a session that was just opened. Nothing is prepared before it
+/// is known that the session is this process' own.
+pub(super) async fn learn(
     connection: &mut PgConnection,
     connector: &Connector,
     options: &DoctorOptions,
+    sharing: Result<Sharing, String>,
+) -> Result<Facts> {
+    let learnt = limit(
+        connector.connect_timeout(),
+        ask(connection, connector, options, sharing),
+    );
+    learnt
+        .await
+        .map_err(|failure| error::of(failure, connector.place()))
+}
+
+async fn ask(
+    connection: &mut PgConnection,
+    connector: &Connector,
+    options: &DoctorOptions,
+    sharing: Result<Sharing, String>,
 ) -> Result<Facts, sqlx::Error> {
     // First: what follows changes some of them.
     let settings = Settings::read(connection).await?;
@@ -79,6 +84,7 @@ async fn learn(
         connector: connector.clone(),
         options: options.clone(),
         settings,
+        sharing,
         role: row.try_get("role")?,
         login: row.try_get("login")?,
         database: row.try_get("database")?,

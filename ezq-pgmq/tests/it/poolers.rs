@@ -200,10 +200,21 @@ async fn the_doctor_tells_how_a_pooler_shares_sessions() {
         assert_eq!(found.severity, severity, "{mode}: {found:?}");
         assert!(found.evidence.contains(says), "{mode}: {found:?}");
         assert_eq!(found.advice.is_some(), severity > Severity::Ok, "{found:?}");
-        // Whoever shares a session does not hear what it listens to.
-        let heard = finding(&pooler, "listen").await;
-        let is_deaf = heard.severity > Severity::Ok;
-        assert_eq!(is_deaf, severity > Severity::Ok, "{mode}: {heard:?}");
+    }
+}
+
+/// Statements that other clients have prepared stand in the sessions that it is given.
+#[tokio::test]
+async fn the_doctor_tells_of_shared_sessions_in_which_others_have_prepared() {
+    let test = "poolers::the_doctor_tells_of_shared_sessions_in_which_others_have_prepared";
+    let Some(pooler) = Pooler::start("transaction", "postgres", test).await else {
+        return;
+    };
+    for _ in 0..3 {
+        let mut other = PgConnection::connect_with(&pooler.options()).await.unwrap();
+        let _ = sqlx::query("SELECT 1").execute(&mut other).await;
+        let found = finding(&pooler, "pooler").await;
+        assert_eq!(found.severity, Severity::Error, "{found:?}");
     }
 }
 
