@@ -23,7 +23,7 @@ pub(super) const DEFAULT: Case = Case {
     name: "recovery",
     about: "kill -9 of a worker to its 10 running events done by another, lease 10 s",
     unit: "s",
-    target: Some(Target::AtMost(12.0)),
+    target: Some(Target::AtMost(3.0)),
     run: |options, database| Box::pin(run(&DEFAULT, options, database, 10)),
 };
 
@@ -31,7 +31,7 @@ pub(super) const SHORT: Case = Case {
     name: "recovery_2s",
     about: "the same with a lease of 2 s",
     unit: "s",
-    target: Some(Target::AtMost(4.0)),
+    target: Some(Target::AtMost(3.0)),
     run: |options, database| Box::pin(run(&SHORT, options, database, 2)),
 };
 

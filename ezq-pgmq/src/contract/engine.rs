@@ -118,7 +118,6 @@ impl Engine for PgmqEngine {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
         let sign = self.inner.holders.sign_at_once(queue, ttl);
-        self.inner.holders.note_leased(ttl);
         call!(self.inner.connections.renew, |connection| extend::extend(
             connection, queue, receipts, ttl, sign
         ))?

@@ -15,6 +15,8 @@ use crate::claim::{self, Batch, Claim, Claimed, by_id};
 use crate::connection::dedicated::call;
 use crate::error;
 
+/// For how long after a claim others are assumed to have leased something as well.
+const SHARED: Duration = Duration::from_secs(2);
 /// How often a claim is repeated that met another worker with the same key.
 const TRIES: u32 = 5;
 
@@ -50,10 +52,10 @@ impl PgmqEngine {
                 next_due = Some(pause);
             }
 
-            // What becomes due later may be what others have leased.
+            // What becomes due later may be what others have leased; where there is work, they share it.
             let leased_for = match claimed.is_empty() {
                 true => next_due,
-                false => Some(request.ttl),
+                false => Some(SHARED),
             };
             if let Some(time) = leased_for {
                 self.inner.holders.note_leased(time);

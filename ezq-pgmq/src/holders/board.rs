@@ -34,7 +34,7 @@ struct State {
     longest_lease: Duration,
     /// Until when the engine counts as one that leases.
     used_until: Option<Instant>,
-    /// When the last known lease ends, of this engine or of another.
+    /// Until when others are assumed to have leased something.
     leased_until: Option<Instant>,
 }
 
@@ -86,14 +86,14 @@ impl HolderBoard {
         self.signal.notify_one();
     }
 
-    /// Notes that something is leased, or seems to be, by whomever, for so long at most.
+    /// Notes that others may have leased something, for so long at most.
     pub(crate) fn note_leased(&self, time: Duration) {
         let until = Some(Instant::now() + time.min(LINGERS));
         let mut state = self.lock();
         state.leased_until = state.leased_until.max(until);
     }
 
-    /// Whether something is leased, as far as is known here.
+    /// Whether others may have leased something.
     pub(super) fn is_leased(&self) -> bool {
         self.lock().leased_until > Some(Instant::now())
     }

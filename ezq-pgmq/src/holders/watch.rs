@@ -21,10 +21,10 @@ use crate::schema::{Part, Schema, out_of_reach};
 use crate::sql::leases::Sign;
 use crate::wake::Wake;
 
-/// How often an engine looks while something is leased, at least.
+/// How often an engine looks while others seem to have leased something, at least.
 const ROUND: Duration = Duration::from_millis(700);
 /// How often it looks otherwise: another may have leased something since.
-const IDLE_ROUND: Duration = Duration::from_millis(1900);
+const IDLE_ROUND: Duration = Duration::from_millis(4500);
 /// After a failure of the connection. Connecting again has pauses of its own.
 const PAUSE: Duration = Duration::from_millis(50);
 /// After another failure.
