@@ -24,6 +24,8 @@ pub(crate) struct HolderBoard {
     state: Mutex<State>,
     /// The engine leases again.
     signal: Notify,
+    /// Others seem to lease again.
+    others: Notify,
     /// Whether the engine has its sign, or goes on without one for now.
     is_decided: watch::Sender<bool>,
 }
@@ -44,6 +46,7 @@ impl HolderBoard {
             sign,
             state: Mutex::default(),
             signal: Notify::new(),
+            others: Notify::new(),
             is_decided: watch::Sender::new(false),
         }
     }
@@ -88,9 +91,20 @@ impl HolderBoard {
 
     /// Notes that others may have leased something, for so long at most.
     pub(crate) fn note_leased(&self, time: Duration) {
-        let until = Some(Instant::now() + time.min(LINGERS));
+        let now = Instant::now();
+        let until = Some(now + time.min(LINGERS));
         let mut state = self.lock();
+        let is_news = state.leased_until <= Some(now);
         state.leased_until = state.leased_until.max(until);
+        drop(state);
+        if is_news {
+            self.others.notify_one();
+        }
+    }
+
+    /// Waits until others seem to have leased something, after a while without.
+    pub(super) async fn others_lease(&self) {
+        self.others.notified().await;
     }
 
     /// Whether others may have leased something.

@@ -83,6 +83,7 @@ impl Watcher {
                 () = sleep(pause) => {}
                 // To come back before anybody takes this engine for gone.
                 () = self.board.sign.lost() => {}
+                () = self.board.others_lease() => {}
             }
         }
     }
