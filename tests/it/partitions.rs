@@ -163,7 +163,8 @@ async fn an_idle_worker_hears_of_events_again_soon_after_its_connections_died() 
 #[tokio::test]
 async fn a_worker_whose_connection_dies_while_it_is_set_up_is_not_deaf_for_good() {
     let (proxy, engine, queue) = engine_of_one().await;
-    let request = || LeaseRequest::new(queue.clone(), 1, Duration::from_secs(10)).keys(1);
+    // So short that nothing but the claim opens such a connection.
+    let request = || LeaseRequest::new(queue.clone(), 1, Duration::from_secs(1)).keys(1);
     proxy.strand_at("enable_seqscan");
     let first = tokio::time::timeout(STUCK, engine.lease(request())).await;
     let error = first.expect("it never gives up").unwrap_err();

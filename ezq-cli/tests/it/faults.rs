@@ -87,7 +87,8 @@ async fn a_role_that_may_only_read_sees_and_changes_nothing(database: TestDataba
         &mut admin,
         &format!(
             "create role {role} login; grant usage on schema pgmq to {role};
-             grant select on all tables in schema pgmq to {role}"
+             grant select on all tables in schema pgmq to {role};
+             grant usage on schema ezq to {role}; grant select on all tables in schema ezq to {role}"
         ),
     )
     .await;

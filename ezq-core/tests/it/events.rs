@@ -70,6 +70,7 @@ async fn pages_follow_each_other_and_their_events_can_be_read() {
 #[tokio::test(start_paused = true)]
 async fn a_page_that_cannot_be_is_refused() {
     let faulty = Faulty::default();
+    faulty.faults.unbrowsable.store(true, Ordering::SeqCst);
     let without = app(faulty, []);
     let kind = without.events("ezq").map(drop).unwrap_err().kind();
     assert_eq!(kind, ErrorKind::Unsupported);

@@ -14,6 +14,8 @@ use crate::sql::leases::Sign;
 
 /// How long the first claim waits for the engine's sign. Without one, its leases end by time only.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A lease of any length is longer than this once it counts here: what is added to now must not overflow.
+const LONGEST: Duration = Duration::from_hours(24);
 /// For how long after its last lease an engine goes on looking, beside the lease itself.
 const LINGERS: Duration = Duration::from_secs(60);
 
@@ -77,7 +79,7 @@ impl HolderBoard {
 
     /// Notes that the engine leases from a queue.
     fn note(&self, queue: &QueueName, lease: Duration) {
-        let until = Instant::now() + lease + LINGERS;
+        let until = Instant::now() + lease.min(LONGEST) + LINGERS;
         {
             let mut state = self.lock();
             if !state.queues.contains(queue) {

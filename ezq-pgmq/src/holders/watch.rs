@@ -149,7 +149,7 @@ impl Watcher {
 
     /// Whether what cut this engine off has cut the other one off as well, and it may be on its way back.
     fn may_be_coming_back(&self, missing: &Missing, memory: &Memory) -> bool {
-        let connecting = self.connector.connect_timeout() + GRACE;
+        let connecting = self.connector.connect_timeout().saturating_add(GRACE);
         let grace = restart_grace(missing.lease).max(connecting);
         memory.cut_at.is_some_and(|cut| cut.elapsed() < grace)
     }

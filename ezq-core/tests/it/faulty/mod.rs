@@ -98,6 +98,8 @@ pub(crate) struct Faults {
     pub unnotable: AtomicBool,
     /// It has no pauses.
     pub unpausable: AtomicBool,
+    /// Its events cannot be browsed.
+    pub unbrowsable: AtomicBool,
     /// Panics when it is to settle.
     pub panics: AtomicBool,
     /// So many times asking for wake-ups fails.
@@ -418,7 +420,8 @@ impl Engine for Faulty {
     }
 
     fn browse(&self) -> Option<&dyn Browse> {
-        self.memory.browse()
+        let can_browse = !self.faults.unbrowsable.load(Ordering::SeqCst);
+        can_browse.then_some(&self.memory as &dyn Browse)
     }
 
     fn cancellations(&self) -> Option<&dyn Cancellations> {
