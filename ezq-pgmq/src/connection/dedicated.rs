@@ -29,6 +29,7 @@ use crate::connection::measured::{ConnectionMetrics, Counted};
 use crate::connection::runtime;
 use crate::connection::sign::{self, OwnSign};
 use crate::error;
+use crate::sql::leases::Sign;
 
 /// The most connections for one purpose.
 const MOST: usize = 5;
@@ -188,9 +189,10 @@ impl Dedicated {
             }
         };
 
-        let sign = self.sign.as_ref().and_then(|sign| sign.get());
-        if session.holds != sign {
-            Box::pin(self.hold_sign(&mut session)).await?;
+        if let Some(sign) = self.sign.as_ref().and_then(|sign| sign.get())
+            && session.holds != Some(sign)
+        {
+            Box::pin(self.hold(sign, &mut session)).await?;
         }
 
         Ok(Checkout {
@@ -229,14 +231,12 @@ impl Dedicated {
 
     /// Has a session hold the engine's sign. A session that cannot is not used: others would take the
     /// leases of its claims for those of a process that is gone.
-    async fn hold_sign(&self, session: &mut Session) -> Result<()> {
-        if let Some(sign) = self.sign.as_ref().and_then(|sign| sign.get()) {
-            let holding = sign::hold(&mut session.connection, sign);
-            limit(self.connector.connect_timeout(), holding)
-                .await
-                .map_err(|failure| error::of(failure, self.place()))?;
-            session.holds = Some(sign);
-        }
+    async fn hold(&self, sign: Sign, session: &mut Session) -> Result<()> {
+        let holding = sign::hold(&mut session.connection, sign);
+        limit(self.connector.connect_timeout(), holding)
+            .await
+            .map_err(|failure| error::of(failure, self.place()))?;
+        session.holds = Some(sign);
         Ok(())
     }
 

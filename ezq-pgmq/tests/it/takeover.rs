@@ -65,6 +65,11 @@ async fn sign_of(connection: &mut PgConnection, queue: &QueueName) -> i32 {
     scalar(connection, &sql).await
 }
 
+async fn is_entered(connection: &mut PgConnection, sign: i32) -> bool {
+    let sql = format!("SELECT EXISTS (SELECT FROM ezq.holders WHERE sign = {sign})");
+    scalar(connection, &sql).await
+}
+
 /// Leases a message, and renews the lease until it carries a sign: on a busy machine the engine may get its
 /// sign after the first claim.
 async fn signed_lease(engine: &PgmqEngine, queue: &QueueName) -> Delivery {
@@ -73,8 +78,7 @@ async fn signed_lease(engine: &PgmqEngine, queue: &QueueName) -> Delivery {
     let began = Instant::now();
     loop {
         let sign = sign_of(&mut own, queue).await;
-        let is_entered = format!("SELECT EXISTS (SELECT FROM ezq.holders WHERE sign = {sign})");
-        if scalar(&mut own, &is_entered).await {
+        if is_entered(&mut own, sign).await {
             return held;
         }
 
@@ -290,8 +294,7 @@ async fn a_short_lease_carries_no_sign() {
     publish(&engine, &queue, &["1"]).await;
     lease_for(&engine, &queue, Duration::from_millis(1900)).await;
     let sign = sign_of(&mut own, &queue).await;
-    let is_entered = format!("SELECT EXISTS (SELECT FROM ezq.holders WHERE sign = {sign})");
-    assert!(!scalar::<bool>(&mut own, &is_entered).await);
+    assert!(!is_entered(&mut own, sign).await);
 }
 
 #[tokio::test]
@@ -345,9 +348,8 @@ async fn an_engine_that_the_others_forgot_enters_again() {
     )
     .await;
 
-    let is_entered = format!("SELECT EXISTS (SELECT FROM ezq.holders WHERE sign = {sign})");
     let began = Instant::now();
-    while !scalar::<bool>(&mut own, &is_entered).await {
+    while !is_entered(&mut own, sign).await {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
