@@ -149,6 +149,7 @@ impl App {
         );
         let received = Received {
             envelope,
+            body: None,
             queue,
             receipt,
             headers,

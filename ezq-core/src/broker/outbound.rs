@@ -4,6 +4,8 @@
 //! which agree on the two content modes. Distributed Tracing extension 1.0.2 for `traceparent` and
 //! `tracestate`.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -18,6 +20,8 @@ pub struct Outbound {
     topic: String,
     key: Option<String>,
     envelope: Envelope,
+    /// The event in structured mode as it is stored, if that is all of it.
+    stored: Option<Arc<String>>,
 }
 
 impl Outbound {
@@ -28,6 +32,7 @@ impl Outbound {
             topic: topic.into(),
             key: None,
             envelope,
+            stored: None,
         }
     }
 
@@ -35,6 +40,12 @@ impl Outbound {
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
+        self
+    }
+
+    /// The body that the event was read from, if it is the whole event in structured mode.
+    pub(crate) fn with_stored(mut self, body: Option<Arc<String>>) -> Self {
+        self.stored = body;
         self
     }
 
@@ -47,6 +58,8 @@ impl Outbound {
             if let Some(text) = headers.text(name).filter(|_| !is_set) {
                 let value = AttributeValue::Text(text.to_owned());
                 self.envelope.extensions.insert(name.to_owned(), value);
+                // The stored body does not have it.
+                self.stored = None;
             }
         }
         self
@@ -77,11 +90,15 @@ impl Outbound {
     }
 
     /// The event in structured content mode: one JSON text with attributes and data. Its media type is
-    /// `application/cloudevents+json`.
+    /// `application/cloudevents+json`. A relay sends the body as it is stored, unless the trace context is
+    /// to be added to it.
     ///
     /// # Errors
     /// [`ErrorKind::Encode`] if it cannot be written.
     pub fn structured(&self) -> Result<Vec<u8>> {
+        if let Some(stored) = &self.stored {
+            return Ok(stored.as_bytes().to_vec());
+        }
         serde_json::to_vec(&self.envelope).map_err(|error| {
             let text = "the event cannot be written as JSON";
             Error::new(ErrorKind::Encode, text).with_source(error)
@@ -130,6 +147,23 @@ mod tests {
         let read: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["id"], "7");
         assert_eq!(read["subject"], "é");
+    }
+
+    #[test]
+    fn a_stored_body_goes_out_as_it_is_unless_the_trace_is_added() {
+        let body = r#"{"type": "order.paid", "specversion": "1.0", "id": "7", "source": "shop"}"#;
+        let sent = |headers| {
+            let message = Outbound::new("orders", body.parse().unwrap());
+            let message = message.with_stored(Some(Arc::new(body.to_owned())));
+            let message = message.with_headers(&Headers::from_value(headers));
+            String::from_utf8(message.structured().unwrap()).unwrap()
+        };
+        assert_eq!(sent(json!({"x-pgmq-group": "ada"})), body);
+
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let read: Value = serde_json::from_str(&sent(json!({"traceparent": trace}))).unwrap();
+        assert_eq!(read["traceparent"], trace);
+        assert_eq!(read["type"], "order.paid");
     }
 
     #[test]

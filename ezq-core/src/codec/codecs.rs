@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::codec::body::Body;
 use crate::codec::raw_json::RawJson;
 use crate::codec::wire::{
-    MAX_NESTING, Origin, WireFormat, decode, encode, keep_beside_flat, nesting, plain_type,
+    self, MAX_NESTING, Origin, ReadEvent, WireFormat, decode, encode, keep_beside_flat, nesting,
+    plain_type,
 };
 use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Result};
@@ -216,6 +217,11 @@ impl Codecs {
     /// Reads a stored body: by the codec that the message names, or as the plain form that the body
     /// shows, or by the queue's codec.
     pub(crate) fn read(&self, stored: &str, origin: Origin<'_>) -> Result<Envelope> {
+        self.read_event(stored, origin).map(|read| read.envelope)
+    }
+
+    /// As [`read`](Self::read), and tells whether the body can go out as it is.
+    pub(crate) fn read_event(&self, stored: &str, origin: Origin<'_>) -> Result<ReadEvent> {
         let queue = self.of_queue(origin.queue)?;
         let codec = match (origin.headers.text(CODEC), &queue) {
             (Some(name), _) => match self.find(name) {
@@ -249,7 +255,11 @@ impl Codecs {
             Chosen::Plain(_) => plain_event(stored, origin).map_err(CodecError::from),
             Chosen::Other(codec) => Body::from_stored(stored, origin.headers)
                 .map_err(CodecError::from)
-                .and_then(|body| guarded(|| codec.decode(body, origin))),
+                .and_then(|body| guarded(|| codec.decode(body, origin)))
+                .map(|envelope| ReadEvent {
+                    envelope,
+                    is_structured: false,
+                }),
         };
         read.map_err(|error| {
             let text = format!("the codec `{}` cannot read the body", codec.name());
@@ -259,9 +269,9 @@ impl Codecs {
 }
 
 /// Reads an event in a plain form, which is JSON text.
-fn plain_event(stored: &str, origin: Origin<'_>) -> Result<Envelope> {
+fn plain_event(stored: &str, origin: Origin<'_>) -> Result<ReadEvent> {
     let body = Body::from_stored(stored, origin.headers)?;
-    decode(body.as_json()?, origin)
+    wire::read(body.as_json()?, origin)
 }
 
 /// Writes a plain form, and puts into headers what the flat form has no place for.

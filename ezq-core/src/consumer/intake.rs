@@ -1,10 +1,11 @@
 //! Taking deliveries in: each is read once, in the order of the queue. What cannot be read becomes a
 //! dead letter.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use crate::codec::codecs::Codecs;
-use crate::codec::wire::Origin;
+use crate::codec::wire::{Origin, ReadEvent};
 use crate::consumer::scope::RunScope;
 use crate::delivery::lease::Lease;
 use crate::delivery::received::Received;
@@ -23,7 +24,7 @@ use crate::text::bounded;
 /// handler is to see it.
 pub(crate) fn take_in(
     scope: &RunScope,
-    delivery: Delivery,
+    mut delivery: Delivery,
     lease: Arc<Lease>,
 ) -> Option<(Work, Option<Control>)> {
     let deliveries = delivery.unsettled_deliveries();
@@ -52,14 +53,21 @@ pub(crate) fn take_in(
         return None;
     }
 
-    let envelope = match read(codecs, queue, &delivery) {
-        Ok(envelope) => envelope,
+    let ReadEvent {
+        envelope,
+        is_structured,
+    } = match codecs.read_event(&delivery.body, origin(queue, &delivery)) {
+        Ok(read) => read,
         Err(error) => {
             bury_undecodable(scope, delivery.receipt, &error);
             return None;
         }
     };
-    let received = Received::new(delivery, envelope, queue.clone(), lease);
+    let body = (is_structured && scope.keeps_bodies).then(|| Arc::new(take(&mut delivery.body)));
+    let received = Received {
+        body,
+        ..Received::new(delivery, envelope, queue.clone(), lease)
+    };
     let control = match control(&received) {
         Ok(control) => control,
         Err(error) => {
@@ -94,13 +102,16 @@ fn bury(scope: &RunScope, receipt: Receipt, reason: Reason) {
 
 /// Reads the body of a delivery.
 pub(crate) fn read(codecs: &Codecs, queue: &QueueName, delivery: &Delivery) -> Result<Envelope> {
-    let origin = Origin {
+    codecs.read(&delivery.body, origin(queue, delivery))
+}
+
+fn origin<'a>(queue: &'a QueueName, delivery: &'a Delivery) -> Origin<'a> {
+    Origin {
         queue,
         message_id: delivery.receipt.message_id(),
         enqueued_at: delivery.enqueued_at,
         headers: &delivery.headers,
-    };
-    codecs.read(&delivery.body, origin)
+    }
 }
 
 /// The control event that a delivery is, if it is one.

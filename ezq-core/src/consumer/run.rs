@@ -118,6 +118,7 @@ fn share(
         outbox,
         admission: Arc::new(Admission::of(settings.concurrency, backlogs)),
         batch_room: app.dispatcher.batch_room(&settings.queue),
+        keeps_bodies: app.dispatcher.has_relay(&settings.queue),
         metrics: QueueMetrics::of(&settings.queue),
         app,
         settings,

@@ -31,6 +31,8 @@ pub(crate) struct RunScope {
     pub(crate) admission: Arc<Admission>,
     /// How many deliveries may wait for batches, beside those that are handled.
     pub(crate) batch_room: usize,
+    /// A relay takes events of the queue: it sends bodies as they are stored.
+    pub(crate) keeps_bodies: bool,
     pub(crate) metrics: QueueMetrics,
 }
 

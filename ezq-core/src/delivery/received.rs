@@ -18,6 +18,8 @@ use crate::message::queue_name::QueueName;
 #[derive(Debug)]
 pub struct Received {
     pub(crate) envelope: Envelope,
+    /// Its body, if that is the whole event in structured mode and a relay may send it.
+    pub(crate) body: Option<Arc<String>>,
     pub(crate) queue: QueueName,
     pub(crate) receipt: Receipt,
     pub(crate) headers: Headers,
@@ -42,6 +44,7 @@ impl Received {
     ) -> Self {
         Self {
             envelope,
+            body: None,
             queue,
             receipt: delivery.receipt,
             headers: delivery.headers,

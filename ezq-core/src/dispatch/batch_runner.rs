@@ -44,6 +44,12 @@ impl Dispatcher {
         sizes.fold(0, usize::saturating_add)
     }
 
+    /// Whether a relay takes events of a queue.
+    pub(crate) fn has_relay(&self, queue: &QueueName) -> bool {
+        let mut handlers = self.registry.of(queue).iter();
+        handlers.any(|handler| handler.sink.is_some())
+    }
+
     /// The handler of a queue and the size of its batches, if it is the only one, and takes batches
     /// and a transaction.
     pub(crate) fn sole_batch(&self, queue: &QueueName) -> Option<(BatchRunner<'_>, usize)> {

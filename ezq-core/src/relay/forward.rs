@@ -59,6 +59,7 @@ impl Forward {
             .map(|item| {
                 let envelope = item.context.envelope();
                 let message = Outbound::new(self.topics.of(envelope), envelope.clone());
+                let message = message.with_stored(item.context.received().body.clone());
                 message.with_headers(item.context.headers())
             })
             .collect();

@@ -140,6 +140,7 @@ impl ContextBuilder {
         let enqueued_at = Utc::now();
         let received = Received {
             envelope: expect(self.envelope),
+            body: None,
             queue: expect(self.queue),
             receipt: Receipt::new(self.message_id, Token::default()),
             headers: self.headers,

@@ -8,8 +8,10 @@ use std::time::Duration;
 use ezq_core::async_trait;
 use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
 use ezq_core::config::Config;
+use ezq_core::engine::{Engine as _, Outgoing};
 use ezq_core::event::Envelope;
 use ezq_core::handler::HandlerOptions;
+use ezq_core::message::headers::Headers;
 use ezq_core::message::{HandlerName, QueueName};
 use ezq_core::relay::Relay;
 use ezq_core::testing::TestApp;
@@ -38,6 +40,8 @@ enum Answer {
 struct Broker {
     answers: Arc<Mutex<VecDeque<Answer>>>,
     stored: Arc<Mutex<Vec<(String, String, u32)>>>,
+    /// What it was sent, in structured mode.
+    bodies: Arc<Mutex<Vec<String>>>,
     calls: Arc<Mutex<Vec<Instant>>>,
     is_ill: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
@@ -78,6 +82,8 @@ impl Broker {
         let step: Step = message.envelope().decode().unwrap();
         let of = (message.topic().to_owned(), message.id().to_owned(), step.n);
         self.stored.lock().unwrap().push(of);
+        let body = String::from_utf8(message.structured().unwrap()).unwrap();
+        self.bodies.lock().unwrap().push(body);
         SendOutcome::Sent
     }
 }
@@ -162,6 +168,30 @@ async fn events_reach_the_topic_that_their_type_is_routed_to() {
     assert_eq!(broker.calls(), 1, "one call for the whole batch");
     let stored = broker.stored.lock().unwrap();
     assert!(stored.iter().all(|(topic, ..)| topic == "steps"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_body_goes_out_as_it_is_unless_it_is_another_than_the_event() {
+    let broker = Broker::default();
+    let app = app(Relay::new("outbox", broker.clone()));
+    let whole =
+        r#"{"data": {"n": 0}, "type": "step", "specversion": "1.0", "id": "a", "source": "s"}"#;
+    let with_null = whole.replace("\"a\"", "\"b\", \"word\": null");
+    let queue = QueueName::new("outbox").unwrap();
+    let flat = r#"{"_type": "step", "n": 2}"#;
+    let messages =
+        [whole, &with_null, flat].map(|body| Outgoing::new(queue.clone(), body, Headers::new()));
+    app.engine().ensure_queue(&queue).await.unwrap();
+    app.engine().publish(messages.into()).await.unwrap();
+
+    let consumer = app.consumer().spawn();
+    broker.has_stored(3).await;
+    consumer.stop();
+    consumer.await.unwrap();
+    let bodies = broker.bodies.lock().unwrap();
+    assert!(bodies.iter().any(|body| body == whole), "{bodies:?}");
+    assert!(bodies.iter().all(|body| !body.contains("null")));
+    assert!(bodies.iter().all(|body| body.contains("specversion")));
 }
 
 #[test]

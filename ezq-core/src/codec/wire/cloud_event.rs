@@ -63,6 +63,18 @@ pub(super) fn cloud_event(members: EventMembers<'_>) -> Result<Envelope> {
     .validated(ErrorKind::Decode)
 }
 
+/// How many members an event has in structured mode.
+pub(super) fn member_count(event: &Envelope) -> usize {
+    let texts = [&event.subject, &event.datacontenttype, &event.dataschema];
+    let optional = texts.iter().filter(|text| text.is_some()).count();
+    let has_data = !matches!(event.data, Data::None);
+    // Version, id, source and type are always there.
+    4 + optional
+        + usize::from(event.time.is_some())
+        + usize::from(has_data)
+        + event.extensions.len()
+}
+
 /// A member that must be there, as text.
 fn required<'a>(name: &str, value: Option<Value<'a>>) -> Result<Cow<'a, str>> {
     text(name, value)?

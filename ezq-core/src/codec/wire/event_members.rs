@@ -59,6 +59,25 @@ impl<'a> EventMembers<'a> {
         Ok(members)
     }
 
+    /// How many members there are, those that are `null` or unknown included. Of a name that comes twice,
+    /// one may count.
+    pub(super) fn count(&self) -> usize {
+        let attributes = [
+            &self.specversion,
+            &self.id,
+            &self.source,
+            &self.event_type,
+            &self.time,
+            &self.subject,
+            &self.datacontenttype,
+            &self.dataschema,
+            &self.data_base64,
+            &self.flat_type,
+        ];
+        let named = attributes.iter().filter(|member| member.is_some()).count();
+        named + usize::from(self.data.is_some()) + self.extensions.len()
+    }
+
     /// A name that occurs twice. Two readers could take different values for it.
     pub(super) fn twice(&self) -> Option<&str> {
         let extensions = self.extensions.iter().map(|(name, _)| &**name);

@@ -29,7 +29,7 @@ pub(crate) use flat::{flat_id, keep_beside, keep_beside_flat};
 pub use form::{Origin, WireFormat};
 pub(crate) use members::nesting;
 
-use cloud_event::cloud_event;
+use cloud_event::{cloud_event, member_count};
 use event_members::{EventMembers, Value};
 use flat::{flat, from_flat};
 use members::{Members, undecodable};
@@ -68,14 +68,37 @@ pub fn encode(envelope: &Envelope, format: WireFormat) -> Result<String> {
 /// # Errors
 /// [`ErrorKind::Decode`] when it is not a valid event of either form.
 pub fn decode(body: &str, origin: Origin<'_>) -> Result<Envelope> {
+    read(body, origin).map(|read| read.envelope)
+}
+
+/// An event that was read, and whether its body says all of it.
+#[derive(Debug)]
+pub(crate) struct ReadEvent {
+    pub(crate) envelope: Envelope,
+    /// The body is the event as a CloudEvent in structured mode: every member is one that the event has.
+    pub(crate) is_structured: bool,
+}
+
+/// As [`decode`], and tells whether the body can go out as it is.
+pub(crate) fn read(body: &str, origin: Origin<'_>) -> Result<ReadEvent> {
     let no_object =
         |error| Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error);
     let members = EventMembers::parse(body).map_err(no_object)?;
     if members.specversion.is_some() {
-        cloud_event(members)
+        let count = members.count();
+        let envelope = cloud_event(members)?;
+        // A member that is `null`, or that no attribute may have as its name, is read as none.
+        let is_structured = count == member_count(&envelope);
+        Ok(ReadEvent {
+            envelope,
+            is_structured,
+        })
     } else if members.flat_type.is_some() {
         let members: Members<'_> = serde_json::from_str(body).map_err(no_object)?;
-        from_flat(&members, origin)
+        Ok(ReadEvent {
+            envelope: from_flat(&members, origin)?,
+            is_structured: false,
+        })
     } else {
         Err(undecodable(
             "the body has neither `specversion` nor `_type`".into(),

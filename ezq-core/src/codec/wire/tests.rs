@@ -44,6 +44,39 @@ fn keeps_every_attribute_on_a_round_trip() {
 }
 
 #[test]
+fn knows_a_body_that_says_all_of_its_event_and_nothing_else() {
+    let queue = QueueName::new("orders").unwrap();
+    let message_id = &MessageId::Number(7);
+    let headers = &Headers::new();
+    let enqueued_at = "2026-01-02T03:04:05Z".parse().unwrap();
+    let origin = Origin::new(&queue, message_id, enqueued_at, headers);
+    let is_structured = |members: &str| {
+        let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t"{members}}}"#);
+        super::read(&body, origin).unwrap().is_structured
+    };
+
+    for whole in [
+        "",
+        r#","data":null"#,
+        r#","data_base64":"AQID","datacontenttype":"image/png""#,
+        r#","time":"2026-01-02T03:04:05Z","subject":"o7","dataschema":"https://example.com/o","flag":true,"data":{}"#,
+    ] {
+        assert!(is_structured(whole), "{whole}");
+    }
+    // What is read as absent would go out with the body.
+    for other in [
+        r#","subject":null"#,
+        r#","data_base64":null,"data":1"#,
+        r#","word":null"#,
+        r#","_type":"t""#,
+    ] {
+        assert!(!is_structured(other), "{other}");
+    }
+    let flat = super::read(r#"{"_type":"t","a":1}"#, origin).unwrap();
+    assert!(!flat.is_structured);
+}
+
+#[test]
 fn keeps_big_integers_and_decimals_as_they_are() {
     let data = r#"{"n":123456789012345678901234567890,"d":0.10000000000000000000001}"#;
     let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{data}}}"#);
