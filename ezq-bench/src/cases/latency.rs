@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ezq::prelude::*;
 use ezq::sqlx::postgres::PgListener;
 use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
-use ezq::{Handler, QueueName};
+use ezq::{EzqBuilder, Handler, QueueName};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -43,7 +43,7 @@ const QUEUE: &str = "bench_latency";
 const PLAIN: &str = "bench_latency_plain";
 
 /// The numbers of events, and when their handlers started.
-type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
+pub(super) type Started = mpsc::UnboundedReceiver<(usize, Instant)>;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let url = database.url();
@@ -54,7 +54,15 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         .await?;
 
     let (start, mut started) = mpsc::unbounded_channel();
-    let ezq = without_polling(url, start).await?;
+    let ezq = telling(url, start)
+        .configure(|config| {
+            // A poll that happens to come right then would pass for a wake-up.
+            config.poll_min = Some(NEVER);
+            config.poll_max = Some(NEVER);
+        })
+        .connect()
+        .await?;
+    let queue = QueueName::new(QUEUE)?;
     let consumer = ezq.consumer().queue(QUEUE).spawn();
     let mut reference = Reference::open(&publisher, database).await?;
 
@@ -67,7 +75,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     for n in 0..=repetitions {
         // At the same time, so that both see the same machine.
         let measured = tokio::join!(
-            publish(&publisher, &mut started, events),
+            measure(&publisher, (&queue, PERIOD), &mut started, events),
             reference.measure(events),
         );
         let own = measured.0?;
@@ -108,46 +116,49 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     ])
 }
 
-/// An application that tells when its handler starts, and that only notifications wake.
-async fn without_polling(url: &str, start: mpsc::UnboundedSender<(usize, Instant)>) -> Result<Ezq> {
+/// An application that tells when its handler starts.
+pub(super) fn telling(url: &str, start: mpsc::UnboundedSender<(usize, Instant)>) -> EzqBuilder {
     let handler = Handler::on("noop", move |event: Payload| {
         // The receiver is gone once the case has failed.
         let _ = start.send((event.n, Instant::now()));
         std::future::ready(())
     });
-    Ok(Ezq::builder()
+    Ezq::builder()
         .database_url(url)
         .without_discovered_handlers()
-        .configure(|config| {
-            // A poll that happens to come right then would pass for a wake-up.
-            config.poll_min = Some(NEVER);
-            config.poll_max = Some(NEVER);
-        })
         .register(handler)
-        .connect()
-        .await?)
 }
 
-/// Publishes one event a period, without waiting for the one before. Returns the milliseconds of each.
-async fn publish(ezq: &Ezq, started: &mut Started, events: usize) -> Result<Vec<f64>> {
-    let mut ticks = interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
+/// Publishes one event a period. Returns the milliseconds from each publish to its handler's start.
+pub(super) async fn measure(
+    ezq: &Ezq,
+    (queue, period): (&QueueName, Duration),
+    started: &mut Started,
+    events: usize,
+) -> Result<Vec<f64>> {
+    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     let mut sent = Vec::with_capacity(events);
     for n in 0..events {
         ticks.tick().await;
         sent.push(Instant::now());
-        ezq.publish(&Payload::new(n)).queue(QUEUE).await?;
+        ezq.publish(&Payload::new(n)).queue(queue).await?;
     }
 
     let mut times = Vec::with_capacity(events);
     while times.len() < events {
-        let next = timeout(Duration::from_secs(60), started.recv()).await;
-        let (n, at) = next
-            .ok()
-            .flatten()
-            .ok_or("events are left that nobody was woken for")?;
+        let (n, at) = next(started).await?;
         times.push(at.saturating_duration_since(sent[n]).as_secs_f64() * 1000.0);
     }
     Ok(times)
+}
+
+/// The next handler's start.
+pub(super) async fn next(started: &mut Started) -> Result<(usize, Instant)> {
+    let next = timeout(Duration::from_secs(60), started.recv()).await;
+    Ok(next
+        .ok()
+        .flatten()
+        .ok_or("events are left that nobody was woken for")?)
 }
 
 /// The connections of the reference.

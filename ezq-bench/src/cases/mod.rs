@@ -1,6 +1,7 @@
 //! The cases, one file each.
 
 mod bloat;
+mod bloat_latency;
 mod broadcast;
 #[cfg(feature = "redis")]
 mod brokers;
@@ -60,6 +61,7 @@ pub(crate) const ALL: &[Case] = &[
     restart::CASE,
     dispatch::CASE,
     bloat::CASE,
+    bloat_latency::CASE,
     #[cfg(feature = "kafka")]
     kafka::RELAY,
     #[cfg(feature = "nats")]

@@ -241,6 +241,10 @@ impl Coordinator {
 
         self.fetcher.busy.begin_answer(&claim.start);
         self.fetcher.busy.end_answer(&claim.start, None);
+        if leased.is_partial {
+            return self.fetcher.pace.idle(leased.next_due, rand::random());
+        }
+
         match (&claim.start, self.stop.phase()) {
             // The released deliveries are gone: the walk goes on from where it was.
             (ClaimStart::Back(_), _) => return self.fetcher.pace.now(),

@@ -305,6 +305,10 @@ pub struct Leased {
     /// Nothing was handed out, but a message before [`LeaseRequest::before`] is due: another message
     /// of its ordering key holds it up. Always false without `before`.
     pub is_held_up: bool,
+    /// Nothing was handed out, but the engine did not look at all that may be due, since that would
+    /// take long: it looks there when [`next_due`](Self::next_due) has passed. Always false with
+    /// [`LeaseRequest::before`].
+    pub is_partial: bool,
 }
 
 impl Leased {

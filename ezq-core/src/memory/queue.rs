@@ -135,6 +135,7 @@ impl Queue {
         let until = lease_end(request.ttl, now);
         Leased {
             is_held_up,
+            is_partial: false,
             deliveries: places
                 .into_iter()
                 .filter_map(|(due, id)| self.deliver(id, due, until, now))

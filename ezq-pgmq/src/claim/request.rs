@@ -96,7 +96,7 @@ impl Claim {
     }
 
     /// Claims from a queue that has no keys, or no indexes for them: what is due at `from` or
-    /// later. An empty claim from a cursor does not say when something will be due.
+    /// later.
     pub(crate) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -115,11 +115,13 @@ impl Claim {
         }
 
         batch.sort();
-        // From a cursor, an empty claim says nothing about what is before the cursor.
-        if batch.claimed.is_empty() && from.is_none() {
-            batch.next_due = self
-                .next_due(connection, self.next_due_statement(), None)
-                .await?;
+        batch.made_at = batch.claimed.iter().map(|one| one.delivery.leased_at).min();
+        if batch.claimed.is_empty() {
+            let statement = AssertSqlSafe(self.next_due_statement());
+            let query = sqlx::query(statement).bind(self.grace_us).bind(from);
+            let next = self.next_due(connection, query).await?;
+            batch.next_due = next.wait;
+            batch.made_at = Some(next.asked_at);
         }
 
         Ok(batch)
@@ -146,16 +148,14 @@ impl Claim {
     pub(crate) async fn next_due(
         &self,
         connection: &mut PgConnection,
-        statement: String,
-        asked_at: Option<DateTime<Utc>>,
-    ) -> Result<Option<Duration>, sqlx::Error> {
-        let mut query = sqlx::query(AssertSqlSafe(statement)).bind(self.grace_us);
-        if let Some(asked_at) = asked_at {
-            query = query.bind(asked_at);
-        }
+        query: Query<'_>,
+    ) -> Result<NextDue, sqlx::Error> {
         let row = self.bind_bounds(query).fetch_one(connection).await?;
-        let wait_us: Option<i64> = row.try_get(0)?;
-        Ok(wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
+        let wait_us: Option<i64> = row.try_get("wait_us")?;
+        Ok(NextDue {
+            wait: wait_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
+            asked_at: row.try_get("asked_at")?,
+        })
     }
 
     /// Whether anything is due before the position, leased or not.
@@ -245,13 +245,14 @@ impl Claim {
 
     fn next_due_statement(&self) -> String {
         let free = keys::is_free(&self.table);
+        let condition = format!("{free} AND c.vt >= coalesce($2, '-infinity')");
         let later = format!(
             "SELECT c.vt FROM {} c WHERE c.vt > pg_catalog.statement_timestamp(){}
              ORDER BY c.vt LIMIT 1",
             self.table,
-            self.bounds_condition("c", 2)
+            self.bounds_condition("c", 3)
         );
-        self.waiting_time(&free, &later, 2)
+        self.waiting_time(&condition, &later, 3)
     }
 
     /// How long until the earliest of three times: now, if something that meets the condition
@@ -271,7 +272,8 @@ impl Claim {
                ORDER BY c.vt LIMIT 1 FOR UPDATE SKIP LOCKED)
              SELECT CASE WHEN next.at IS NOT NULL THEN pg_catalog.ceil(1000000 * extract(epoch FROM
                least(greatest(next.at, pg_catalog.statement_timestamp()), pg_catalog.statement_timestamp() + interval '1 year')
-               - pg_catalog.statement_timestamp()))::bigint END
+               - pg_catalog.statement_timestamp()))::bigint END AS wait_us,
+               pg_catalog.statement_timestamp() AS asked_at
              FROM (SELECT least(
                (SELECT at FROM missed),
                ({later}),
@@ -327,6 +329,16 @@ impl Claim {
 pub(crate) struct Batch {
     pub(crate) claimed: Vec<Claimed>,
     pub(crate) next_due: Option<Duration>,
+    /// When it was claimed, by the database's clock, if the claim tells.
+    pub(crate) made_at: Option<DateTime<Utc>>,
+    /// It did not look at all that may be due.
+    pub(crate) is_partial: bool,
+}
+
+/// How long until something can be claimed, if anything ever can.
+pub(crate) struct NextDue {
+    pub(crate) wait: Option<Duration>,
+    asked_at: DateTime<Utc>,
 }
 
 /// A delivery, and the hash of its ordering key.

@@ -9,7 +9,7 @@ use ezq_core::engine::{Delivery, Engine, LeaseRequest, Leased, Receipt, Settle};
 use ezq_core::message::{MessageId, QueueName};
 
 use super::PgmqEngine;
-use crate::claim::cursor::ClaimRun;
+use crate::claim::cursor::{ClaimRun, Start};
 use crate::claim::keys::contested;
 use crate::claim::{self, Batch, Claim, Claimed, by_id};
 use crate::connection::dedicated::call;
@@ -28,6 +28,8 @@ impl PgmqEngine {
             let Batch {
                 mut claimed,
                 mut next_due,
+                is_partial,
+                ..
             } = self.claim_sendable(request).await?;
             // Two claims that ran at once may each have missed the other's message.
             let contested = self.contested(queue, &claimed).await?;
@@ -68,6 +70,7 @@ impl PgmqEngine {
             let mut leased = Leased::new(deliveries);
             leased.next_due = next_due;
             leased.is_held_up = is_held_up;
+            leased.is_partial = is_partial;
             return Ok(leased);
         }
 
@@ -249,12 +252,19 @@ impl PgmqEngine {
             .map_err(|failure| self.failed(failure, queue));
         }
 
-        let from = inner.claims.cursors.start(queue);
-        let batch = self.claim_from(claim, request, from).await?;
-        if from.is_some() && batch.claimed.is_empty() {
-            return self.claim_from(claim, request, None).await;
+        let start = inner.claims.cursors.start(queue);
+        let mut batch = self.claim_from(claim, request, start).await?;
+        if start == Start::Front || !batch.claimed.is_empty() {
+            return Ok(batch);
+        }
+        // A consumer that drains before it stops must miss nothing.
+        if request.before.is_some() {
+            return self.claim_from(claim, request, Start::Front).await;
         }
 
+        let front_in = inner.claims.cursors.front_in(queue).unwrap_or_default();
+        batch.next_due = Some(batch.next_due.map_or(front_in, |due| due.min(front_in)));
+        batch.is_partial = true;
         Ok(batch)
     }
 
@@ -262,26 +272,24 @@ impl PgmqEngine {
         &self,
         claim: &Claim,
         request: &LeaseRequest,
-        from: Option<DateTime<Utc>>,
+        start: Start,
     ) -> Result<Batch> {
         let inner = &self.inner;
         let queue = &request.queue;
         let (took, batch) = call!(inner.connections.claim, |connection| timed(
-            claim.run(connection, from)
+            claim.run(connection, start.due())
         ))?
         .map_err(|failure| self.failed(failure, queue))?;
-        let ended = batch.last_of(request.max);
-        let count = batch.claimed.len();
-
-        inner.claims.cursors.record(
-            queue,
-            &ClaimRun {
-                from,
-                ended,
-                took,
-                count,
-            },
-        );
+        // A bounded claim leaves what is due behind its bound.
+        let made_at = batch.made_at.filter(|_| request.before.is_none());
+        let run = ClaimRun {
+            start,
+            ended: batch.last_of(request.max),
+            made_at: made_at.map(|at| at - took),
+            took,
+            count: batch.claimed.len(),
+        };
+        inner.claims.cursors.record(queue, &run);
         Ok(batch)
     }
 

@@ -55,7 +55,7 @@ pub(crate) async fn reads_of(
 }
 
 /// How much an engine's work reads, which is something, and its result.
-async fn reads_by<T>(
+pub(crate) async fn reads_by<T>(
     engine: PgmqEngine,
     queue: &QueueName,
     sql: &str,

@@ -14,6 +14,8 @@ fn needs_the_development_database() {
 #[cfg(feature = "embedded")]
 mod archiving;
 #[cfg(feature = "embedded")]
+mod bloat;
+#[cfg(feature = "embedded")]
 mod broadcasting;
 #[cfg(feature = "embedded")]
 mod cancelling;

@@ -126,11 +126,12 @@ impl Claim {
             return Ok(Batch::default());
         }
 
-        let next_due = self
-            .next_due(connection, self.keyed_next_due(), Some(asked_at))
-            .await?;
+        let query = sqlx::query(AssertSqlSafe(self.keyed_next_due()))
+            .bind(self.grace_us)
+            .bind(asked_at);
+        let next = self.next_due(connection, query).await?;
         Ok(Batch {
-            next_due,
+            next_due: next.wait,
             ..Batch::default()
         })
     }

@@ -1,0 +1,109 @@
+//! `bloat_latency`: what an open transaction costs the time from publish to handler start. Handled events
+//! have left dead rows, which the transaction's snapshot keeps from being removed, and 800 events a second
+//! leave more. The reference is ezq without the open transaction.
+
+use std::time::Duration;
+
+use ezq::QueueName;
+use ezq::prelude::*;
+use ezq::sqlx::{Connection as _, query};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::case::Case;
+use crate::cases::latency::{Started, measure, next, telling};
+use crate::check::check;
+use crate::database::Database;
+use crate::error::Result;
+use crate::options::Options;
+use crate::outcome::{Figures, Outcome};
+use crate::pairs::{Pairs, percentile};
+use crate::payload::Payload;
+use crate::progress::bar;
+use crate::queues::drop_queue;
+
+pub(super) const CASE: Case = Case {
+    name: "bloat_latency",
+    about: "publish to handler start, 800 a second, while a snapshot is held; against itself without",
+    unit: "ms",
+    target: None,
+    run: |options, database| Box::pin(run(options, database)),
+};
+
+/// How many events are handled first.
+const BEFORE: usize = 150_000;
+const BATCH: usize = 1000;
+/// How many are measured: those of 15 s.
+const EVENTS: usize = 12_000;
+const PERIOD: Duration = Duration::from_micros(1250);
+const REPETITIONS: usize = 3;
+
+async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let events = options.events.unwrap_or(EVENTS);
+    let repetitions = options.repetitions(REPETITIONS);
+    let bar = bar(CASE.name, repetitions)?;
+
+    let mut middle = Pairs::default();
+    let mut tail = Pairs::default();
+    for n in 0..repetitions {
+        let plain = pass_through(database, &format!("bench_bloat_plain_{n}"), events).await?;
+        let mut other = database.connect().await?;
+        let mut open = other
+            // At this level the snapshot of the first statement is kept to the end.
+            .begin_with("begin isolation level repeatable read")
+            .await?;
+        // `begin` takes no snapshot. The first statement does.
+        query("select count(*) from pgmq.meta")
+            .execute(&mut *open)
+            .await?;
+        let own = pass_through(database, &format!("bench_bloat_{n}"), events).await?;
+        open.rollback().await?;
+
+        middle.push(percentile(&own, 50), percentile(&plain, 50));
+        tail.push(percentile(&own, 99), percentile(&plain, 99));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    let mut settings = database.settings().await?;
+    settings.insert("events".into(), json!(events));
+    settings.insert("handled_before".into(), json!(BEFORE));
+    let part = |name, pairs| {
+        Outcome::of(CASE.measure(), Figures::Pairs(pairs), settings.clone()).part(name, None)
+    };
+    Ok(vec![
+        part("bloat_latency_p50", middle),
+        part("bloat_latency_p99", tail),
+    ])
+}
+
+/// The milliseconds of each measured event.
+async fn pass_through(database: &Database, name: &str, events: usize) -> Result<Vec<f64>> {
+    let queue = QueueName::new(name)?;
+    let (start, mut started) = mpsc::unbounded_channel();
+    let ezq = telling(database.url(), start).connect().await?;
+    let consumer = ezq.consumer().queue(&queue).spawn();
+
+    handle_before(&ezq, &queue, &mut started).await?;
+    let times = measure(&ezq, (&queue, PERIOD), &mut started, events).await?;
+
+    consumer.stop();
+    let handled = consumer.await?.counts.handled;
+    check("the number of events handled", handled, BEFORE + events)?;
+    drop_queue(&ezq, name, 0).await?;
+    drop_queue(&ezq, &queue.dead_letters(), 0).await?;
+    ezq.close().await;
+    Ok(times)
+}
+
+/// Has events handled, which leave their dead rows.
+async fn handle_before(ezq: &Ezq, queue: &QueueName, started: &mut Started) -> Result<()> {
+    for first in (0..BEFORE).step_by(BATCH) {
+        let batch: Vec<Payload> = (first..first + BATCH).map(Payload::new).collect();
+        ezq.publish_all(&batch).queue(queue).await?;
+        for _ in 0..BATCH {
+            next(started).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Claims while dead rows cannot be removed, since another session holds a snapshot.
+
+use std::time::{Duration, Instant};
+
+use ezq_core::engine::{Engine as _, LeaseRequest, Leased};
+use ezq_core::message::QueueName;
+use ezq_pgmq::PgmqEngine;
+use sqlx::postgres::PgConnection;
+
+use crate::keys_cost::reads_by;
+use crate::support::*;
+
+const DEAD: i64 = 200_000;
+
+/// A session that holds a snapshot, so that what it sees of the queue, which is deleted, stays in the
+/// index. All of it was due a minute ago.
+async fn hold_dead_rows(queue: &QueueName) -> PgConnection {
+    let mut own = connection().await;
+    let fill = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message)
+         SELECT now() - interval '1 minute', '1' FROM generate_series(1, {DEAD})"
+    );
+    run(&mut own, &fill).await;
+
+    let mut holder = connection().await;
+    run(&mut holder, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    let _: i64 = scalar(&mut holder, "SELECT count(*) FROM pgmq.meta").await;
+    run(&mut own, &format!("DELETE FROM pgmq.q_{queue}")).await;
+    holder
+}
+
+async fn ask(engine: &PgmqEngine, queue: &QueueName) -> Leased {
+    let request = LeaseRequest::new(queue.clone(), 100, Duration::from_secs(30));
+    engine.lease(request).await.unwrap()
+}
+
+/// Claims until the engine starts at a cursor: two slow claims in a row show it that it should.
+async fn reach_the_cursor(engine: &PgmqEngine, queue: &QueueName) {
+    for _ in 0..100 {
+        if ask(engine, queue).await.is_partial {
+            return;
+        }
+    }
+    panic!("each claim looked through {DEAD} dead rows");
+}
+
+async fn store(queue: &QueueName, age: &str) {
+    let mut own = connection().await;
+    let insert = format!(
+        "INSERT INTO pgmq.q_{queue} (vt, message) VALUES (clock_timestamp() - interval '{age}', '1')"
+    );
+    run(&mut own, &insert).await;
+}
+
+#[tokio::test]
+async fn claims_of_a_few_messages_do_not_read_all_dead_rows() {
+    let (engine, queue) = engine_and_queue().await;
+    publish(&engine, &queue, &["1"]).await;
+    assert_eq!(acknowledge_all(&engine, &queue).await, 1);
+    let _holder = hold_dead_rows(&queue).await;
+
+    let (read, claimed) = reads_by(engine, &queue, "SELECT", async |engine| {
+        let mut claimed = 0;
+        for _ in 0..100 {
+            publish(engine, &queue, &["1", "2"]).await;
+            claimed += acknowledge_all(engine, &queue).await;
+        }
+        claimed
+    })
+    .await;
+    assert_eq!(claimed, 200);
+    // A claim that finds nothing looks twice.
+    assert!(read < 20 * DEAD, "{read} rows read");
+}
+
+#[tokio::test]
+async fn what_became_visible_late_is_found_before_the_cursor() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    for age in ["5 seconds", "2 minutes"] {
+        reach_the_cursor(&engine, &queue).await;
+        store(&queue, age).await;
+
+        let begun = Instant::now();
+        loop {
+            let leased = ask(&engine, &queue).await;
+            if let Some(found) = leased.deliveries.first() {
+                assert_eq!(found.body, "1");
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{age} old");
+            tokio::time::sleep(leased.next_due.unwrap_or_default()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_drains_starts_at_the_front() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    reach_the_cursor(&engine, &queue).await;
+    store(&queue, "2 minutes").await;
+    store(&queue, "0 seconds").await;
+
+    let newest = lease(&engine, &queue).await.pop().unwrap();
+    let request = LeaseRequest::new(queue.clone(), 100, Duration::from_secs(30));
+    let leased = engine
+        .lease(request.before(newest.position()))
+        .await
+        .unwrap();
+    assert_eq!(leased.deliveries.len(), 1);
+    assert!(!leased.is_partial);
+}
