@@ -76,6 +76,10 @@ impl App {
 
     /// How many messages a queue holds, by state.
     ///
+    /// On PGMQ this reads the whole queue and its dead letters, and what was handled but not vacuumed
+    /// yet. If the queue's table is larger than 8 MiB, an engine gives the same answer again for ten
+    /// times as long as it took. [`queues`](App::queues) counts up to a limit, by indexes.
+    ///
     /// # Errors
     /// When the engine could not be asked.
     pub async fn stats(&self, queue: impl IntoQueueName) -> Result<QueueStats> {

@@ -225,7 +225,8 @@ pub trait Engine: Any + Send + Sync {
     /// When the store could not be asked. Some messages of a large queue may be removed by then.
     async fn purge(&self, queue: &QueueName) -> Result<u64>;
 
-    /// How many messages a queue holds, by state.
+    /// How many messages a queue holds, by state. Of a large queue, an engine may give an answer of
+    /// before for a while.
     ///
     /// # Errors
     /// When the store could not be asked.
@@ -234,7 +235,7 @@ pub trait Engine: Any + Send + Sync {
     /// How long the oldest readable message has been due; `None` if no message is readable.
     ///
     /// Health probes ask often. The default calls [`stats`](Self::stats): where that counts rows,
-    /// answer this in a cheaper way.
+    /// answer this in a cheaper way. Of a large queue, an engine may give an answer of before for a while.
     ///
     /// # Errors
     /// When the store could not be asked.

@@ -16,6 +16,7 @@ pub(crate) mod operations;
 pub(crate) mod overview;
 pub(crate) mod pauses;
 pub(crate) mod presence;
+pub(crate) mod recent;
 pub(crate) mod schedules;
 pub(crate) mod selection;
 pub(crate) mod subscriptions;

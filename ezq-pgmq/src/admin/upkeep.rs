@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use ezq_core::engine::{Due, QueueStats};
 use ezq_core::message::{MessageId, QueueName};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::admin::recent::Answer;
 use crate::message::receipts;
 use crate::sql;
 use crate::sql::units::{in_calendar, micros};
@@ -96,20 +97,44 @@ pub(crate) async fn purge(
     Ok((u64::try_from(count).unwrap_or(0), next))
 }
 
-/// For how long the oldest due message has been due. It is the first entry of the index on `vt`.
+/// The size of a queue's table and its partitions, in bytes.
+fn size(table: &str) -> String {
+    format!(
+        "(SELECT sum(pg_relation_size(p.oid))::bigint
+          FROM (SELECT '{table}'::regclass::oid AS oid UNION ALL
+                SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                WHERE i.inhparent = '{table}'::regclass) p)"
+    )
+}
+
+/// For how long the oldest due message has been due. It is the first entry of the index on `vt`; those of
+/// removed messages, which stand before it until they are vacuumed, are passed.
 pub(crate) async fn lag(
     connection: &mut PgConnection,
     queue: &QueueName,
-) -> Result<Option<Duration>, sqlx::Error> {
+) -> Result<Answer<Option<Duration>>, sqlx::Error> {
+    let table = sql::table(queue);
+    let bytes = size(&table);
+    let due = sql::bounded("vt");
     let statement = format!(
-        "SELECT floor(1000000 * extract(epoch FROM statement_timestamp() - {}))::bigint
-         FROM {} WHERE vt <= statement_timestamp() ORDER BY vt LIMIT 1",
-        sql::bounded("vt"),
-        sql::table(queue)
+        "SELECT (SELECT floor(1000000 * extract(epoch FROM statement_timestamp() - {due}))::bigint
+                 FROM {table} WHERE vt <= statement_timestamp() ORDER BY vt LIMIT 1) AS oldest_us,
+                {bytes} AS bytes"
     );
     // A cached plan may date from when the table was empty: this one is made for each call.
-    let query = sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false);
-    let oldest: Option<i64> = query.fetch_optional(connection).await?;
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .persistent(false)
+        .fetch_one(connection)
+        .await?;
+    Ok(Answer {
+        value: oldest(&row)?,
+        bytes: row.try_get("bytes")?,
+    })
+}
+
+/// For how long the oldest due message has been due, as a row tells.
+fn oldest(row: &PgRow) -> Result<Option<Duration>, sqlx::Error> {
+    let oldest: Option<i64> = row.try_get("oldest_us")?;
     Ok(oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))))
 }
 
@@ -117,18 +142,19 @@ pub(crate) async fn lag(
 pub(crate) async fn stats(
     connection: &mut PgConnection,
     queue: &QueueName,
-) -> Result<QueueStats, sqlx::Error> {
+) -> Result<Answer<QueueStats>, sqlx::Error> {
+    let table = sql::table(queue);
+    let bytes = size(&table);
     let statement = format!(
         "SELECT count(*) FILTER (WHERE vt <= statement_timestamp()) AS ready,
                 count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct > 0) AS in_progress,
                 count(*) FILTER (WHERE vt > statement_timestamp() AND read_ct = 0) AS scheduled,
-                (SELECT count(*) FROM {}) AS dead,
+                (SELECT count(*) FROM {}) AS dead, {bytes} AS bytes,
                 floor(1000000 * extract(epoch FROM statement_timestamp() -
                   min({}) FILTER (WHERE vt <= statement_timestamp())))::bigint AS oldest_us
-         FROM {}",
+         FROM {table}",
         sql::dead_table(queue),
         sql::bounded("vt"),
-        sql::table(queue)
     );
 
     let row = sqlx::query(AssertSqlSafe(statement))
@@ -139,14 +165,14 @@ pub(crate) async fn stats(
         Ok(u64::try_from(count).unwrap_or(0))
     };
 
-    let oldest: Option<i64> = row.try_get("oldest_us")?;
-    let oldest = oldest.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0)));
-
     let mut stats = QueueStats::default();
     stats.ready = count("ready")?;
     stats.in_progress = count("in_progress")?;
     stats.scheduled = count("scheduled")?;
     stats.dead = count("dead")?;
-    stats.oldest_ready = oldest;
-    Ok(stats)
+    stats.oldest_ready = oldest(&row)?;
+    Ok(Answer {
+        value: stats,
+        bytes: row.try_get("bytes")?,
+    })
 }

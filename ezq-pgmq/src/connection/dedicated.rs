@@ -447,3 +447,12 @@ pub(crate) async fn limit<T>(
         Err(_) => Err(error::given_up(limit)),
     }
 }
+
+/// How long statements took by themselves, without waiting for their connection, and their result.
+pub(crate) async fn timed<T>(
+    statements: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<(Duration, T), sqlx::Error> {
+    let since = Instant::now();
+    let result = statements.await?;
+    Ok((since.elapsed(), result))
+}

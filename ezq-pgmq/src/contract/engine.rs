@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::admin::{blocked_keys, history, upkeep};
 use crate::claim::extend;
 use crate::connection::connector::Planning;
-use crate::connection::dedicated::{call, limit};
+use crate::connection::dedicated::{call, limit, timed};
 use crate::engine::PgmqEngine;
 use crate::settle::{Resources, SettleBatch};
 use crate::tx::PgUnit;
@@ -178,14 +178,21 @@ impl Engine for PgmqEngine {
             next = reached;
         }
 
+        self.inner.known.stats.forget(queue);
+        self.inner.known.lags.forget(queue);
         Ok(purged)
     }
 
     async fn stats(&self, queue: &QueueName) -> Result<QueueStats> {
-        call!(self.inner.connections.control, |connection| upkeep::stats(
-            connection, queue
+        let known = &self.inner.known;
+        if let Some(stats) = known.stats.of(queue) {
+            return Ok(stats);
+        }
+        let (took, stats) = call!(self.inner.connections.control, |connection| timed(
+            upkeep::stats(connection, queue)
         ))?
-        .map_err(|failure| self.failed(failure, queue))
+        .map_err(|failure| self.failed(failure, queue))?;
+        Ok(known.stats.keep(queue, stats, took))
     }
 
     fn wake(&self, queue: &QueueName) {
@@ -193,10 +200,15 @@ impl Engine for PgmqEngine {
     }
 
     async fn lag(&self, queue: &QueueName) -> Result<Option<Duration>> {
-        call!(self.inner.connections.control, |connection| upkeep::lag(
-            connection, queue
+        let known = &self.inner.known;
+        if let Some(lag) = known.lags.of(queue) {
+            return Ok(lag);
+        }
+        let (took, lag) = call!(self.inner.connections.control, |connection| timed(
+            upkeep::lag(connection, queue)
         ))?
-        .map_err(|failure| self.failed(failure, queue))
+        .map_err(|failure| self.failed(failure, queue))?;
+        Ok(known.lags.keep(queue, lag, took))
     }
 
     async fn blocked_keys(&self, queue: &QueueName, limit: usize) -> Result<Vec<BlockedKey>> {

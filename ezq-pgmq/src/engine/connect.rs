@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::PgmqEngine;
 use super::connections::Connections;
 use super::state::{ClaimState, Inner, KnownQueues, OwnTables, Settings};
+use crate::admin::recent::Recent;
 use crate::config::PgmqConfig;
 use crate::connection::connector::{Connector, Planning, Session};
 use crate::connection::plans::Plans;
@@ -111,6 +112,8 @@ impl Inner {
             queues: Queues::new(&config.partitions, config.default_partitions),
             retentions,
             locked: LockedRows::default(),
+            stats: Recent::default(),
+            lags: Recent::default(),
         };
 
         Self {

@@ -1,7 +1,7 @@
 //! Leasing: a claim, and for messages with ordering keys a check who else holds their keys.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use ezq_core::Result;
@@ -12,7 +12,7 @@ use super::PgmqEngine;
 use crate::claim::cursor::{ClaimRun, Start};
 use crate::claim::keys::contested;
 use crate::claim::{self, Batch, Claim, Claimed, by_id};
-use crate::connection::dedicated::call;
+use crate::connection::dedicated::{call, timed};
 use crate::error;
 
 /// For how long after a claim others are assumed to have leased something as well.
@@ -319,13 +319,4 @@ impl PgmqEngine {
         .map_err(|failure| self.failed(failure, queue))?;
         Ok(contested.into_iter().collect())
     }
-}
-
-/// The claim, and how long it took by itself, without waiting for its connection.
-async fn timed(
-    claim: impl Future<Output = Result<Batch, sqlx::Error>>,
-) -> Result<(Duration, Batch), sqlx::Error> {
-    let since = Instant::now();
-    let batch = claim.await?;
-    Ok((since.elapsed(), batch))
 }

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ezq_core::engine::Capabilities;
+use ezq_core::engine::{Capabilities, QueueStats};
 use ezq_core::message::QueueName;
 
 use super::connections::Connections;
 // cycle: the state holds its tasks, which are started with parts of the state.
 use super::tasks::Tasks;
+use crate::admin::recent::Recent;
 use crate::claim::cursor::ClaimCursors;
 use crate::claim::keys::unindexed::Unindexed;
 use crate::claim::keys::walk::KeyWalks;
@@ -56,6 +57,8 @@ pub(crate) struct KnownQueues {
     pub(crate) queues: Queues,
     pub(crate) retentions: Arc<Retentions>,
     pub(crate) locked: LockedRows,
+    pub(crate) stats: Recent<QueueStats>,
+    pub(crate) lags: Recent<Option<Duration>>,
 }
 
 /// What claims leave behind for later claims of the same queue.

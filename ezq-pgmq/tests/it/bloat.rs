@@ -111,3 +111,36 @@ async fn a_claim_that_drains_starts_at_the_front() {
     assert_eq!(leased.deliveries.len(), 1);
     assert!(!leased.is_partial);
 }
+
+#[tokio::test]
+async fn counting_a_large_queue_again_and_again_reads_it_a_few_times() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    let (read, ()) = reads_by(engine, &queue, "SELECT", async |engine| {
+        for _ in 0..200 {
+            assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
+            assert_eq!(engine.lag(&queue).await.unwrap(), None);
+        }
+    })
+    .await;
+    assert!(read < 40 * DEAD, "{read} rows read");
+}
+
+#[tokio::test]
+async fn what_was_asked_of_a_large_queue_is_told_anew_after_a_while_and_after_a_purge() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
+    publish(&engine, &queue, &["1"]).await;
+
+    let begun = Instant::now();
+    while engine.stats(&queue).await.unwrap().ready == 0
+        || engine.lag(&queue).await.unwrap().is_none()
+    {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(engine.purge(&queue).await.unwrap(), 1);
+    assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
+    assert_eq!(engine.lag(&queue).await.unwrap(), None);
+}

@@ -4,7 +4,8 @@ WITH missed AS (
                ORDER BY c.vt LIMIT 1 FOR UPDATE SKIP LOCKED)
              SELECT CASE WHEN next.at IS NOT NULL THEN pg_catalog.ceil(1000000 * extract(epoch FROM
                least(greatest(next.at, pg_catalog.statement_timestamp()), pg_catalog.statement_timestamp() + interval '1 year')
-               - pg_catalog.statement_timestamp()))::bigint END
+               - pg_catalog.statement_timestamp()))::bigint END AS wait_us,
+               pg_catalog.statement_timestamp() AS asked_at
              FROM (SELECT least(
                (SELECT at FROM missed),
                (SELECT n.vt FROM (
