@@ -28,6 +28,7 @@ mod processes;
 mod publish;
 mod publish_concurrent;
 mod recovery;
+mod relay;
 mod restart;
 mod wide;
 
@@ -78,6 +79,8 @@ pub(crate) const GROWTH: &[Case] = &[
     growth::HANDLERS,
     growth::QUEUES,
     overview::CASE,
+    relay::PLAIN,
+    relay::KEYS,
     processes::PARTITIONED,
     #[cfg(feature = "metrics")]
     processes::METRICS,

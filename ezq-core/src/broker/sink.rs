@@ -94,7 +94,8 @@ pub enum SendOutcome {
 pub struct SinkCapabilities {
     /// The sink's name in logs and errors.
     pub name: &'static str,
-    /// Messages of one key are stored in the order in which they are sent.
+    /// Messages of one key are stored in the order in which they are sent. A batch may then hold several of
+    /// a key.
     pub ordered: bool,
     /// The broker drops a second message with the same id within this time. `None` if it stores both.
     pub dedupe: Option<Duration>,

@@ -98,6 +98,10 @@ impl Coordinator {
         self.fetcher.review_limits();
         // Before anything starts: the next claim is under way while this work is done.
         self.fetcher.start(&self.work, &self.stop);
+        if self.stop.is_fetched() {
+            // Nothing comes any more that could join the batch that gathers.
+            self.work.batches.close();
+        }
         let has_more = self.work.start_tasks();
         self.stop_while_paused();
         self.drain_on();
@@ -117,11 +121,12 @@ impl Coordinator {
         let is_waiting = fetcher.is_idle() && fetcher.wants_more(work, stop);
         let is_searching = fetcher.wants_to_search(stop);
         let is_overfull =
-            work.buffered() > fetcher.window.least() && stop.phase() == Phase::Running;
+            work.waiting_singly() > fetcher.window.least() && stop.phase() == Phase::Running;
         let awaits_settlements = fetcher.is_full(work) || !fetcher.busy.have_returned();
         let awaits_places = stop.phase() == Phase::Draining
             || !scope.admission.backlogs.is_empty()
             || work.buffered() > 0;
+        let batch_due = work.batches.due();
         let may_time_out = stop.phase() != Phase::Cancelling;
 
         tokio::select! {
@@ -139,6 +144,8 @@ impl Coordinator {
             () = sleep_until(self.fetcher.window.due()), if is_overfull => self.release_surplus(),
             // It is time for the next claim.
             () = sleep_until(self.fetcher.pace.next()), if is_waiting => {}
+            // A relay's batch has gathered for long enough.
+            () = deadline::passed(batch_due) => {}
             // The queue is paused: it is time to search it for control events.
             () = sleep_until(self.fetcher.search.next()), if is_searching => {}
             // The queue or a handler was paused, or resumed.
@@ -226,9 +233,11 @@ impl Coordinator {
             self.stop.learn_start(leased_at, claim.sent);
         }
         self.fetcher.busy.begin_answer(&claim.start);
+        self.work.batches.begin_answer(&leased.deliveries);
         for delivery in leased.deliveries {
             self.accept(delivery, claim.sent);
         }
+        self.work.batches.end_answer();
         self.fetcher.busy.end_answer(&claim.start, last);
     }
 

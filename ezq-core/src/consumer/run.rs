@@ -111,14 +111,22 @@ fn share(
 ) -> (Arc<RunScope>, Batches) {
     let (outbox, batches) = outbox(app.config.settle_batch, app.config.settle_max_age);
     let backlogs = app.dispatcher.backlogs(&settings.queue, window.least());
+    let has_keys = settings.engine.capabilities().keys;
+    let dispatcher = &app.dispatcher;
+    let relay = dispatcher.relay_limits(&settings.queue, settings.concurrency, has_keys);
+    let batch_room = match &relay {
+        Some(relay) => relay.size.saturating_mul(relay.at_once),
+        None => dispatcher.batch_room(&settings.queue),
+    };
     let scope = RunScope {
         counters: Arc::clone(&status.counters),
         leases: Arc::new(Leases::new(settings.lease)),
         cancel_orders: CancelOrders::default(),
         outbox,
         admission: Arc::new(Admission::of(settings.concurrency, backlogs)),
-        batch_room: app.dispatcher.batch_room(&settings.queue),
-        keeps_bodies: app.dispatcher.has_relay(&settings.queue),
+        batch_room,
+        relay,
+        keeps_bodies: dispatcher.has_relay(&settings.queue),
         metrics: QueueMetrics::of(&settings.queue),
         app,
         settings,

@@ -12,6 +12,7 @@ use crate::consumer::settings::Settings;
 use crate::consumer::settle::outbox::Outbox;
 use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::dispatch::admission::Admission;
+use crate::dispatch::together::RelayLimits;
 use crate::dispatch::work::Work;
 use crate::engine::{CancelOrder, Delivery, Receipt, Settle};
 use crate::logging::error;
@@ -31,6 +32,8 @@ pub(crate) struct RunScope {
     pub(crate) admission: Arc<Admission>,
     /// How many deliveries may wait for batches, beside those that are handled.
     pub(crate) batch_room: usize,
+    /// How a relay takes the events of the queue, if it has it to itself.
+    pub(crate) relay: Option<RelayLimits>,
     /// A relay takes events of the queue: it sends bodies as they are stored.
     pub(crate) keeps_bodies: bool,
     pub(crate) metrics: QueueMetrics,

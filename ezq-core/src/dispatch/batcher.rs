@@ -19,6 +19,8 @@
 //! to handle. Two such transactions run side by side. Their claims are checked one after the other,
 //! so that neither passes what the other found.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
@@ -35,6 +37,7 @@ use crate::dispatch::paused::NotBegun;
 use crate::dispatch::permit::{Permit, permit};
 use crate::dispatch::place::{Place, WaitingHandler};
 use crate::dispatch::run_outcome::RunOutcome;
+use crate::dispatch::staying_keys::StayingKeys;
 use crate::handler::batch::BatchLimits;
 use crate::logging::warn;
 use crate::message::settlement::HandlerName;
@@ -168,36 +171,121 @@ async fn run_each(
         Err(failure) if members.len() == 1 => return vec![failure],
         Err(failure) => failure,
     };
+    warn_of_failure(runner, &members, &failure);
+
+    // Each event takes a permit of its own.
+    drop(permit);
+    let lanes = (0..members.len()).map(|index| vec![index]).collect();
+    run_lanes(runner, &members, lanes, admission).await
+}
+
+/// Runs the handler on a batch in which events of one key stand in their order, and if that fails on each
+/// event alone; one answer each. What is cancelled by then does not run.
+pub(super) async fn run_in_order(
+    runner: BatchRunner<'_>,
+    members: Vec<Member>,
+    start: StartGuard,
+    admission: &Admission,
+) -> Vec<RunOutcome> {
+    let mut staying = StayingKeys::default();
+    let mut run_now = Vec::with_capacity(members.len());
+    let mut left_out = Vec::new();
+    for (index, member) in members.into_iter().enumerate() {
+        let is_lost = member.is_cancelled() || member.received().lease.is_expired();
+        if is_lost || staying.has(&member) {
+            staying.add(&member);
+            left_out.push(index);
+        } else {
+            run_now.push(member);
+        }
+    }
+
+    let mut outcomes = run_whole(runner, &run_now, start, admission).await;
+    let mut staying = StayingKeys::default();
+    for (member, outcome) in run_now.iter().zip(&mut outcomes) {
+        let ran = std::mem::replace(outcome, RunOutcome::Cancelled);
+        *outcome = staying.follow(member, ran);
+    }
+    // From the front, so that each comes to stand where its delivery does.
+    for index in left_out {
+        outcomes.insert(index, RunOutcome::Cancelled);
+    }
+    outcomes
+}
+
+/// Runs the handler on a batch, and if that fails on each event alone.
+async fn run_whole(
+    runner: BatchRunner<'_>,
+    members: &[Member],
+    start: StartGuard,
+    admission: &Admission,
+) -> Vec<RunOutcome> {
+    let permit = match batch_permit(runner, members, admission).await {
+        Ok(permit) => permit,
+        Err(why) => return members.iter().map(|_| why.into()).collect(),
+    };
+    let failure = match run(runner, members, vec![start], false).await {
+        Ok(each) => return each,
+        Err(failure) => failure,
+    };
+    warn_of_failure(runner, members, &failure);
+    drop(permit);
+
+    // Those of one key go one after another.
+    let mut lanes: Vec<Vec<usize>> = Vec::new();
+    let mut of_key: HashMap<Cow<'_, str>, usize> = HashMap::new();
+    for (index, member) in members.iter().enumerate() {
+        let next = lanes.len();
+        let key = member.received().headers.key();
+        let lane = key.map_or(next, |key| *of_key.entry(key).or_insert(next));
+        if lane == next {
+            lanes.push(Vec::new());
+        }
+        lanes[lane].push(index);
+    }
+    run_lanes(runner, members, lanes, admission).await
+}
+
+fn warn_of_failure(runner: BatchRunner<'_>, members: &[Member], failure: &RunOutcome) {
     if let RunOutcome::Failed(failure) = failure {
         let handler = &runner.handler.name;
         let count = members.len();
         let error = failure.text();
         warn!(%handler, count, error, "a batch failed: its events are handled one by one");
     }
-
-    // Each event takes a permit of its own.
-    drop(permit);
-    run_singly(runner, &members, admission).await
 }
 
-/// Runs the handler on each event by itself, beside each other as far as the consumer's concurrency
-/// and the handler's own limit allow, so that one that hangs does not hold up the rest.
-async fn run_singly(
+/// Runs the handler on each event by itself: those of a lane one after another, and the lanes beside each
+/// other as far as the consumer's concurrency and the handler's own limit allow. So one that hangs does
+/// not hold up the rest.
+async fn run_lanes(
     runner: BatchRunner<'_>,
     members: &[Member],
+    lanes: Vec<Vec<usize>>,
     admission: &Admission,
 ) -> Vec<RunOutcome> {
-    let mut singly: Vec<BoxFuture<'_, (usize, RunOutcome)>> = Vec::with_capacity(members.len());
-    for (index, member) in members.iter().enumerate() {
-        singly.push(Box::pin(async move {
-            (index, run_alone(runner, member, admission).await)
+    let mut running: Vec<BoxFuture<'_, Vec<(usize, RunOutcome)>>> = Vec::with_capacity(lanes.len());
+    for lane in lanes {
+        running.push(Box::pin(async move {
+            let mut staying = StayingKeys::default();
+            let mut outcomes = Vec::with_capacity(lane.len());
+            for index in lane {
+                let member = &members[index];
+                let outcome = match staying.has(member) {
+                    true => RunOutcome::Cancelled,
+                    false => run_alone(runner, member, admission).await,
+                };
+                outcomes.push((index, staying.follow(member, outcome)));
+            }
+            outcomes
         }));
     }
 
-    let mut outcomes: Vec<(usize, RunOutcome)> = stream::iter(singly)
+    let ended: Vec<Vec<(usize, RunOutcome)>> = stream::iter(running)
         .buffer_unordered(admission.concurrency())
         .collect()
         .await;
+    let mut outcomes: Vec<(usize, RunOutcome)> = ended.into_iter().flatten().collect();
     // They ended in any order; the answers are in that of the members.
     outcomes.sort_by_key(|(index, _)| *index);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()

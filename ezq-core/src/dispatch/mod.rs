@@ -4,6 +4,7 @@
 //! |---|---|
 //! | which handlers take an event | `registry`, `unknown` |
 //! | run those that are due | `run`, `attempt`, `batcher`, `batch_attempt`, `in_place` |
+//! | run a relay on a claim | `together`, `staying_keys` |
 //! | commit their transactions | `commit`, `commit_order`, `lost_lease` |
 //! | draw the settlement | `conclude`, `store_failure` |
 //! | what may run at once, and what is paused | `admission` and its parts, `place`, `permit` |
@@ -35,7 +36,9 @@ pub(crate) mod registry;
 mod run;
 mod run_outcome;
 mod starts;
+mod staying_keys;
 mod store_failure;
+pub(crate) mod together;
 mod unknown;
 mod unknown_reasons;
 pub(crate) mod work;

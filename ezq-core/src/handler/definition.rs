@@ -54,6 +54,8 @@ pub struct Handler {
     pub(crate) is_discovered: bool,
     /// The broker that it sends events to, if it is a relay: health asks it, and the application closes it.
     pub(crate) sink: Option<Arc<dyn Sink>>,
+    /// It is a relay that sends so many events in a second at most.
+    pub(crate) is_paced: bool,
 }
 
 impl Handler {
@@ -97,6 +99,7 @@ impl Handler {
             layers: Vec::new(),
             is_discovered: false,
             sink: None,
+            is_paced: false,
         }
     }
 

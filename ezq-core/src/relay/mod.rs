@@ -8,12 +8,21 @@
 //!
 //! - **At least once.** A row leaves the queue only after the broker has answered that it keeps the event.
 //!   A relay that dies in between sends the event again, with the same id.
-//! - **Order.** Events of one ordering key are sent one after another.
+//! - **Order.** Events of one ordering key are sent in their order. To an
+//!   [ordered](crate::broker::SinkCapabilities::ordered) sink several of them go in one batch. If one of
+//!   them fails, those behind it go back to their places, and no attempt is counted. To any other sink one
+//!   of a key goes at a time.
 //! - **A broker that is away costs no attempts.** The events wait in their queue.
 //! - **An event that the broker refuses** becomes a dead letter, and holds up no other. So does one whose
 //!   data alone is larger than what the sink says that its broker takes.
 //! - **A broker that does not answer** is seen in [`App::health`](crate::app::App::health): the consumer of
 //!   the queue is not ready.
+
+//! # Batches
+//!
+//! What one claim brings is one batch. A consumer holds up to three, and no more than its concurrency: the
+//! next is claimed and read while others are sent. With a [rate](Relay::rate) it holds one. A handler that
+//! shares the queue, or a limit of the relay's own, makes it an ordinary batch handler.
 
 mod forward;
 mod pace;
@@ -151,7 +160,8 @@ impl Relay {
         self
     }
 
-    /// How long a batch that is not full waits for more events. Defaults to 5 ms.
+    /// How long a batch that is not full waits for more events. One with several events of a key does not
+    /// wait: others of the key cannot join it. Defaults to 5 ms.
     pub fn batch_wait(mut self, wait: Duration) -> Self {
         self.batch_wait = wait;
         self
@@ -167,6 +177,7 @@ impl Relay {
 impl From<Relay> for Handler {
     fn from(relay: Relay) -> Self {
         let sink = Arc::clone(&relay.sink);
+        let is_paced = relay.pace.is_some();
         let forward = Arc::new(Forward {
             queue: relay.queue.clone(),
             sink: relay.sink,
@@ -185,6 +196,7 @@ impl From<Relay> for Handler {
         .batch_size(relay.batch_size)
         .batch_wait(relay.batch_wait);
         handler.sink = Some(sink);
+        handler.is_paced = is_paced;
         handler
     }
 }

@@ -22,7 +22,10 @@ impl ClaimSize<'_> {
 
     /// Whether so little waits that it is time to claim more.
     pub(crate) fn is_short(&self) -> bool {
-        self.work.buffered() + self.incoming <= self.window.low()
+        match self.work.batch_room(self.incoming) {
+            Some(room) => room > 0,
+            None => self.work.buffered() + self.incoming <= self.window.low(),
+        }
     }
 
     /// Whether so much waits to be settled that more would only be held. It ends when there is room
@@ -33,10 +36,11 @@ impl ClaimSize<'_> {
 
     /// How much more may be asked for.
     pub(crate) fn room(&self) -> usize {
-        let unhandled = self.work.buffered() + self.incoming + self.work.at_work();
-        self.max_unhandled()
-            .saturating_sub(unhandled)
-            .min(self.allowance())
+        let room = self.work.batch_room(self.incoming).unwrap_or_else(|| {
+            let unhandled = self.work.buffered() + self.incoming + self.work.at_work();
+            self.max_unhandled().saturating_sub(unhandled)
+        });
+        room.min(self.allowance())
     }
 
     /// How much more may be held, counting what is handled and not settled. What waits for another

@@ -8,8 +8,10 @@ use tracing::Instrument;
 
 use crate::consumer::scope::RunScope;
 use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
+use crate::consumer::workload::batches::{RelayBatches, RunningBatch};
 use crate::consumer::workload::lanes::{Admission, LaneChange, Lanes};
 use crate::consumer::workload::task::handle;
+use crate::consumer::workload::together::handle_together;
 use crate::delivery::lane_guard::LaneStep;
 use crate::dispatch::in_place::{self, Begun};
 use crate::dispatch::work::Work;
@@ -27,6 +29,8 @@ pub(crate) struct Workload {
     buffer: VecDeque<Work>,
     /// What waits for another delivery of its ordering key.
     pub(crate) lanes: Lanes,
+    /// What a relay sends together.
+    pub(crate) batches: RelayBatches,
     /// What was started and not done at its first poll.
     pub(crate) tasks: JoinSet<()>,
 }
@@ -34,6 +38,7 @@ pub(crate) struct Workload {
 impl Workload {
     pub(crate) fn new(scope: Arc<RunScope>) -> Self {
         Self {
+            batches: RelayBatches::new(Arc::clone(&scope)),
             scope,
             buffer: VecDeque::new(),
             lanes: Lanes::new(),
@@ -41,8 +46,13 @@ impl Workload {
         }
     }
 
-    /// How many deliveries wait for the concurrency.
+    /// How many deliveries wait for the concurrency, or for their batch to begin.
     pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len() + self.batches.waiting()
+    }
+
+    /// How many deliveries wait for the concurrency.
+    pub(crate) fn waiting_singly(&self) -> usize {
         self.buffer.len()
     }
 
@@ -60,11 +70,24 @@ impl Workload {
 
     /// Whether everything that was taken in has started.
     pub(crate) fn has_started_all(&self) -> bool {
-        self.buffer.is_empty() && self.lanes.waiting() == 0
+        self.buffered() == 0 && self.lanes.waiting() == 0
     }
 
-    /// Takes in the next delivery of the queue, in its lane if it has an ordering key.
+    /// How much a claim may bring into a relay's batches, while so many deliveries are to be taken in.
+    /// `None` if there are no batches.
+    pub(crate) fn batch_room(&self, incoming: usize) -> Option<usize> {
+        let at_work = self.at_work().saturating_sub(self.batches.running());
+        let others = self.buffer.len() + self.lanes.waiting() + at_work;
+        self.batches.room(incoming, others)
+    }
+
+    /// Takes in the next delivery of the queue: into a relay's batch, or into its lane if it has an
+    /// ordering key.
     pub(crate) fn enqueue(&mut self, work: Work, key: Option<&str>, max_waiting: usize) {
+        let is_in_lane = key.is_some_and(|key| self.lanes.has(key));
+        if !is_in_lane && self.batches.takes(&work, key) {
+            return self.batches.add(work);
+        }
         let Some(key) = key else {
             return self.buffer.push_back(work);
         };
@@ -88,19 +111,30 @@ impl Workload {
                 return false;
             }
 
+            if let Some((works, running)) = self.batches.next() {
+                self.start_together(works, running);
+                continue;
+            }
             let Some(work) = self.next_delivery() else {
                 self.hurry_batches();
                 return false;
             };
             self.start(work);
         }
-        !self.buffer.is_empty()
+        self.buffered() > 0
+    }
+
+    fn start_together(&mut self, works: Vec<Work>, running: RunningBatch) {
+        // From now on, not from its first poll: an `Interrupt` waits until the relay was called.
+        let start = self.scope.admission.calling(None);
+        let handled = handle_together(Arc::clone(&self.scope), works, start, running);
+        self.tasks.spawn(handled.in_current_span());
     }
 
     /// Runs the open batches as they are if others wait for what is in them: those of its key cannot join a
     /// batch that an event is in.
     ///
-    /// Fast path, shown by `relays::events_of_one_key_do_not_wait_for_others`: without it each event of a
+    /// Fast path, shown by `relays::keys::events_of_one_key_do_not_wait_for_others`: without it each event of a
     /// single busy key would wait for the whole of `batch_wait`.
     fn hurry_batches(&self) {
         if self.lanes.waiting() > 0 {
@@ -213,7 +247,8 @@ impl Workload {
 
     /// Gives back everything that has not started.
     pub(crate) fn release_all(&mut self) {
-        let waiting = self.lanes.clear();
+        let mut waiting = self.lanes.clear();
+        waiting.extend(self.batches.remove(|_| true));
         let buffered = std::mem::take(&mut self.buffer);
         for work in buffered.into_iter().chain(waiting) {
             self.scope.give_back(&work);
@@ -230,7 +265,8 @@ impl Workload {
             .partition::<VecDeque<_>, _>(is_cancelled);
         self.buffer = kept;
 
-        let waiting = self.lanes.remove(is_cancelled);
+        let mut waiting = self.lanes.remove(is_cancelled);
+        waiting.extend(self.batches.remove(is_cancelled));
         for mut work in cancelled.into_iter().chain(waiting) {
             let received = &work.received;
             let Some(order) = scope.cancel_orders.of(received.receipt.message_id()) else {
@@ -250,12 +286,14 @@ impl Workload {
 
     /// Gives back what has not started and stands behind a position.
     pub(crate) fn release_after(&mut self, position: &Position) {
+        let is_after = |work: &Work| work.received.position() > *position;
         let (after, before) = std::mem::take(&mut self.buffer)
             .into_iter()
-            .partition::<Vec<_>, _>(|work| work.received.position() > *position);
+            .partition::<Vec<_>, _>(is_after);
         self.buffer = before.into();
 
-        let waiting = self.lanes.cut(position);
+        let mut waiting = self.lanes.cut(position);
+        waiting.extend(self.batches.remove(is_after));
         for work in after.into_iter().chain(waiting) {
             self.scope.give_back(&work);
         }

@@ -20,12 +20,7 @@ use crate::text::bounded;
 
 /// Handles one delivery. The guard `start` is dropped by the first poll.
 pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGuard) {
-    let unsettled = Unsettled {
-        scope: &scope,
-        receipt: &work.received.receipt,
-        is_booked: false,
-    };
-
+    let unsettled = Unsettled::of(&scope, &work.received);
     let mut start = Some(start);
     let Some(mut settle) = ({
         let dispatched = pin!(scope.app.dispatcher.dispatch(&work));
@@ -56,10 +51,7 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGua
         settle = settle_unpublished(&scope, &work, settle, &error);
     }
 
-    let disposition = match Disposition::of(&settle) {
-        Disposition::Retried | Disposition::Returned if was_cancelled => Disposition::Cancelled,
-        disposition => disposition,
-    };
+    let disposition = disposition(&settle, was_cancelled);
     unsettled.book();
     let lane = hand_on(work.lane.take(), &settle);
     let delivery = SettledDelivery::Handled(work.received);
@@ -67,6 +59,40 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGua
         lane,
         ..PendingSettlement::new(delivery, settle, disposition)
     });
+}
+
+/// Hands on the settlement of a delivery that was handled in a relay's batch. No events go out with it.
+pub(super) fn hand_on_settlement(
+    scope: &RunScope,
+    received: &Arc<Received>,
+    unsettled: Unsettled<'_>,
+    settle: Option<Settle>,
+) {
+    let Some(mut settle) = settle else {
+        settled_by_handler(scope, received, None);
+        return unsettled.book();
+    };
+    if !scope.leases.holds(&received.receipt) {
+        unsettled.book();
+        return scope.counters.add(Disposition::Lost);
+    }
+    // As above.
+    if let Some(order) = scope.cancel_orders.of(received.receipt.message_id()) {
+        settle = in_place_of(settle, &order, received.deliveries);
+    }
+
+    let disposition = disposition(&settle, received.lease.is_cancelled());
+    unsettled.book();
+    let delivery = SettledDelivery::Handled(Arc::clone(received));
+    scope.settle(PendingSettlement::new(delivery, settle, disposition));
+}
+
+/// How a settlement counts.
+fn disposition(settle: &Settle, was_cancelled: bool) -> Disposition {
+    match Disposition::of(settle) {
+        Disposition::Retried | Disposition::Returned if was_cancelled => Disposition::Cancelled,
+        disposition => disposition,
+    }
 }
 
 /// Books a delivery that a handler's transaction has settled.
@@ -122,14 +148,22 @@ fn hand_on(mut lane: Option<LaneGuard>, settle: &Settle) -> Option<LaneGuard> {
 
 /// A delivery without a settlement. If its task panics or is left behind, it counts as lost and
 /// comes again when its lease ends.
-struct Unsettled<'a> {
+pub(super) struct Unsettled<'a> {
     scope: &'a RunScope,
     receipt: &'a Receipt,
     /// It is settled, or its settlement is handed on.
     is_booked: bool,
 }
 
-impl Unsettled<'_> {
+impl<'a> Unsettled<'a> {
+    pub(super) fn of(scope: &'a RunScope, received: &'a Received) -> Self {
+        Self {
+            scope,
+            receipt: &received.receipt,
+            is_booked: false,
+        }
+    }
+
     /// Ends the guard: the delivery is settled, or its settlement is handed on.
     fn book(mut self) {
         self.is_booked = true;

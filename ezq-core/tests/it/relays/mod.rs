@@ -1,149 +1,39 @@
 //! Relays against a broker that does as it is told, in paused time.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+mod broker;
+mod keys;
+
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ezq_core::async_trait;
-use ezq_core::broker::{Outbound, SendOutcome, Sink, SinkCapabilities};
+use ezq_core::ErrorKind;
 use ezq_core::config::Config;
+use ezq_core::consumer::StopReason;
 use ezq_core::engine::{Engine as _, Outgoing};
-use ezq_core::event::Envelope;
+use ezq_core::event::{End, Envelope};
 use ezq_core::handler::HandlerOptions;
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{HandlerName, QueueName};
 use ezq_core::relay::Relay;
 use ezq_core::testing::TestApp;
-use ezq_core::{Error, ErrorKind};
 use tokio::time::{Instant, timeout};
 
+use self::broker::{Answer, Broker};
 use crate::fixtures::Step;
-
-/// What the broker does with one call.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// The call fails.
-    Away,
-    /// It never answers.
-    Hang,
-    /// It answers one outcome too few.
-    Short,
-    /// It stores messages whose number is even.
-    FailOdd,
-    /// It refuses messages whose number is odd, for good.
-    RejectOdd,
-}
-
-/// Stores messages, after it has given the answers that it was told to give.
-#[derive(Clone, Default)]
-struct Broker {
-    answers: Arc<Mutex<VecDeque<Answer>>>,
-    stored: Arc<Mutex<Vec<(String, String, u32)>>>,
-    /// What it was sent, in structured mode.
-    bodies: Arc<Mutex<Vec<String>>>,
-    calls: Arc<Mutex<Vec<Instant>>>,
-    is_ill: Arc<AtomicBool>,
-    is_closed: Arc<AtomicBool>,
-}
-
-impl Broker {
-    fn told(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let broker = Self::default();
-        broker.answers.lock().unwrap().extend(answers);
-        broker
-    }
-
-    fn numbers(&self) -> Vec<u32> {
-        self.stored
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(.., n)| *n)
-            .collect()
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.lock().unwrap().len()
-    }
-
-    /// Waits, in paused time, until so many messages are stored.
-    async fn has_stored(&self, count: usize) {
-        let stored = async {
-            while self.numbers().len() < count {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let limit = Duration::from_secs(3600);
-        timeout(limit, stored).await.expect("the broker gets them");
-    }
-
-    fn store(&self, message: &Outbound) -> SendOutcome {
-        let step: Step = message.envelope().decode().unwrap();
-        let of = (message.topic().to_owned(), message.id().to_owned(), step.n);
-        self.stored.lock().unwrap().push(of);
-        let body = String::from_utf8(message.structured().unwrap()).unwrap();
-        self.bodies.lock().unwrap().push(body);
-        SendOutcome::Sent
-    }
-}
-
-fn is_odd(message: &Outbound) -> bool {
-    message.envelope().decode::<Step>().unwrap().n % 2 == 1
-}
-
-fn failure() -> Error {
-    Error::new(ErrorKind::Transient, "the broker is away")
-}
-
-#[async_trait]
-impl Sink for Broker {
-    fn capabilities(&self) -> &SinkCapabilities {
-        const {
-            &SinkCapabilities::new("scripted")
-                .ordered()
-                .max_message(1_000)
-        }
-    }
-
-    async fn health_check(&self) -> ezq_core::Result<()> {
-        match self.is_ill.load(Ordering::Relaxed) {
-            true => Err(failure()),
-            false => Ok(()),
-        }
-    }
-
-    async fn close(&self) {
-        self.is_closed.store(true, Ordering::Relaxed);
-    }
-
-    async fn send(&self, batch: &[Outbound]) -> ezq_core::Result<Vec<SendOutcome>> {
-        self.calls.lock().unwrap().push(Instant::now());
-        let answer = self.answers.lock().unwrap().pop_front();
-        let outcomes = batch.iter().map(|message| match answer {
-            Some(Answer::FailOdd) if is_odd(message) => SendOutcome::Failed(failure()),
-            Some(Answer::RejectOdd) if is_odd(message) => SendOutcome::Rejected(failure()),
-            _ => self.store(message),
-        });
-
-        match answer {
-            Some(Answer::Away) => Err(failure()),
-            Some(Answer::Hang) => std::future::pending().await,
-            Some(Answer::Short) => Ok(Vec::new()),
-            _ => Ok(outcomes.collect()),
-        }
-    }
-}
 
 /// An application whose relay gives every event one attempt.
 fn app(relay: Relay) -> TestApp {
-    let once = |config: &mut Config| {
-        let options = HandlerOptions::default().max_attempts(1);
+    app_with(relay, 1)
+}
+
+fn app_with(relay: Relay, max_attempts: u32) -> TestApp {
+    let limited = move |config: &mut Config| {
+        let options = HandlerOptions::default().max_attempts(max_attempts);
         config
             .handlers
             .insert(HandlerName::from("relay:outbox"), options);
     };
-    TestApp::new(|app| app.queue("outbox").configure(once).register(relay)).unwrap()
+    TestApp::new(|app| app.queue("outbox").configure(limited).register(relay)).unwrap()
 }
 
 async fn publish(app: &TestApp, count: u32) {
@@ -308,37 +198,89 @@ async fn a_rate_spaces_what_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_a_key_keep_their_order_while_the_broker_fails() {
-    let broker = Broker::told([Answer::FailOdd, Answer::Away, Answer::FailOdd]);
-    let app = app(Relay::new("outbox", broker.clone()));
-    for n in 0..12 {
-        app.publish(&Step { n }).key("ada").await.unwrap();
-    }
+async fn three_batches_are_held_while_the_broker_does_not_answer() {
+    let broker = Broker::told([Answer::Hang; 3]);
+    let limit = Duration::from_secs(60);
+    let relay = Relay::new("outbox", broker.clone()).batch_size(10);
+    let app = app(relay.send_timeout(limit));
+    publish(&app, 100).await;
 
-    let consumer = app.consumer().spawn();
-    broker.has_stored(12).await;
+    let consumer = app.consumer().concurrency(8).spawn();
+    tokio::time::sleep(limit / 2).await;
+    let queue = QueueName::new("outbox").unwrap();
+    let stats = app.stats(&queue).await.unwrap();
+    assert_eq!((stats.in_progress, stats.ready), (30, 70));
+    assert_eq!(*broker.sizes.lock().unwrap(), [10; 3]);
+
+    broker.has_stored(100).await;
     consumer.stop();
     consumer.await.unwrap();
-    assert_eq!(broker.numbers(), (0..12).collect::<Vec<_>>());
+    assert_eq!(*broker.sizes.lock().unwrap(), [10; 13]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_one_key_do_not_wait_for_others() {
-    let broker = Broker::default();
-    let wait = Duration::from_millis(100);
-    let app = app(Relay::new("outbox", broker.clone()).batch_wait(wait));
-    for n in 0..200 {
-        app.publish(&Step { n }).key("ada").await.unwrap();
+async fn large_events_are_not_held_in_several_batches() {
+    let broker = Broker {
+        is_unordered: true,
+        ..Broker::told([Answer::Hang; 3])
+    };
+    let app = app(Relay::new("outbox", broker.clone()).batch_size(10));
+    let text = format!("\"{}\"", "x".repeat(900_000));
+    for _ in 0..40 {
+        let large = Envelope::builder("large", "shop").json(&text).unwrap();
+        app.publish_envelope(large.build().unwrap()).await.unwrap();
     }
 
-    let began = Instant::now();
-    let consumer = app.consumer().spawn();
-    broker.has_stored(200).await;
+    let consumer = app.consumer().concurrency(8).spawn();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let queue = QueueName::new("outbox").unwrap();
+    let stats = app.stats(&queue).await.unwrap();
+    // The second claim was sent before the first was read.
+    assert_eq!((broker.calls(), stats.in_progress), (1, 20));
     consumer.stop();
     consumer.await.unwrap();
-    assert_eq!(broker.numbers(), (0..200).collect::<Vec<_>>());
-    // Each batch holds one event of the key. Only one that nobody waits behind waits for others.
-    assert!(began.elapsed() < wait * 50, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_of_one_place_sends_one_batch_at_a_time() {
+    let broker = Broker::told([Answer::Hang]);
+    let relay = Relay::new("outbox", broker.clone()).batch_size(10);
+    let app = app(relay.send_timeout(Duration::from_secs(60)));
+    publish(&app, 30).await;
+
+    let consumer = app.consumer().concurrency(1).spawn();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(broker.calls(), 1);
+    broker.has_stored(30).await;
+    consumer.stop();
+    consumer.await.unwrap();
+    assert_eq!(*broker.sizes.lock().unwrap(), [10; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_gathers_goes_back_at_a_stop_and_is_sent_before_an_end() {
+    let broker = Broker::default();
+    let wait = Duration::from_secs(3600);
+    let app = app(Relay::new("outbox", broker.clone()).batch_wait(wait));
+    publish(&app, 5).await;
+
+    let consumer = app.consumer().spawn();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    consumer.stop();
+    let began = Instant::now();
+    consumer.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let queue = QueueName::new("outbox").unwrap();
+    let stats = app.stats(&queue).await.unwrap();
+    assert_eq!((stats.ready, broker.calls()), (5, 0));
+
+    app.publish(&End::default()).await.unwrap();
+    publish(&app, 1).await;
+    let report = timeout(Duration::from_secs(30), app.consumer().run());
+    let report = report.await.expect("it does not gather").unwrap();
+    assert_eq!(report.reason, StopReason::End);
+    assert_eq!(broker.numbers(), [0, 1, 2, 3, 4]);
+    assert_eq!(broker.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
