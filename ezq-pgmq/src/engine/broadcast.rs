@@ -66,7 +66,7 @@ impl Inner {
                 )
                 .await?;
                 let insertion = async {
-                    let stored = broadcast::insert(&mut connection, row).await;
+                    let stored = self.insert_copies(&mut connection, row).await;
                     connection.end(stored)
                 };
                 self.connections.stopper.limit(&mark(None), insertion).await
@@ -77,6 +77,8 @@ impl Inner {
                 Err(failure) => failure,
             };
 
+            // A queue may be gone.
+            self.known.recipients.forget(row.event_type());
             tries += 1;
             let passes = error::is_conflict(&failure) || dropped(&failure).is_some();
             let error = self.broadcast_failed(failure);
@@ -88,6 +90,29 @@ impl Inner {
             // Doubles with each try: the other transaction may take a while.
             tokio::time::sleep(Duration::from_millis(5 << tries)).await;
         }
+    }
+
+    /// Stores the copies: in the queues of the last broadcast of this type, or else wherever the function
+    /// finds that they belong.
+    async fn insert_copies(
+        &self,
+        connection: &mut PgConnection,
+        row: &Row,
+    ) -> Result<Copies, sqlx::Error> {
+        if row.is_deduped() {
+            return broadcast::insert(connection, row).await;
+        }
+
+        let recipients = &self.known.recipients;
+        if let Some(queues) = recipients.of(row.event_type())
+            && let Some(copies) = broadcast::insert_known(connection, row, &queues).await?
+        {
+            return Ok(copies);
+        }
+
+        let copies = broadcast::insert(connection, row).await?;
+        recipients.learn(row.event_type(), &copies);
+        Ok(copies)
     }
 
     /// Wakes consumers of the queues that got a copy.

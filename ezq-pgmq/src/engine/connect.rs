@@ -18,6 +18,7 @@ use crate::error;
 use crate::holders::HolderBoard;
 use crate::message::receipts::ENGINE;
 use crate::publish::group_commit::GroupCommit;
+use crate::publish::recipients::Recipients;
 use crate::publish::store::Store;
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
@@ -112,6 +113,7 @@ impl Inner {
             queues: Queues::new(&config.partitions, config.default_partitions),
             retentions,
             locked: LockedRows::default(),
+            recipients: Recipients::default(),
             stats: Recent::default(),
             lags: Recent::default(),
         };

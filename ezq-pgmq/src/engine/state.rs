@@ -20,6 +20,7 @@ use crate::error::{self, missing};
 use crate::holders::HolderBoard;
 use crate::message::encoding::Encoding;
 use crate::publish::group_commit::GroupCommit;
+use crate::publish::recipients::Recipients;
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
 use crate::schema::queues::Queues;
@@ -57,6 +58,7 @@ pub(crate) struct KnownQueues {
     pub(crate) queues: Queues,
     pub(crate) retentions: Arc<Retentions>,
     pub(crate) locked: LockedRows,
+    pub(crate) recipients: Recipients,
     pub(crate) stats: Recent<QueueStats>,
     pub(crate) lags: Recent<Option<Duration>>,
 }

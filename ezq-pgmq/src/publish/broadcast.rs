@@ -3,10 +3,14 @@
 //!
 //! # Who gets a copy
 //!
-//! A subscription is a row of `ezq.subscriptions`: application, queue, pattern. Nobody caches these
-//! rows. The function `ezq.store_copies` (`ezq.broadcast` for other clients) asks who is subscribed
+//! A subscription is a row of `ezq.subscriptions`: application, queue, pattern. Nobody relies on a copy
+//! of these rows. The function `ezq.store_copies` (`ezq.broadcast` for other clients) asks who is subscribed
 //! and stores one copy for each queue, in one statement of the publisher's. So a row that was added
 //! or removed counts from the next event on.
+//!
+//! An engine remembers who got the last event of a type. It stores the next one by a statement that
+//! names these queues, which is planned once, and compares them with who is subscribed. If they
+//! differ, the function follows. A handler's `Tx` and events with a dedupe key use the function only.
 //!
 //! The function writes what publishing to that queue would write: due time, headers with ordering
 //! key, dedupe key. It goes through the queues in the order of their names, in which every
@@ -30,7 +34,7 @@ use crate::connection::stop::mark;
 use crate::error;
 use crate::message::encoding::Encoding;
 use crate::message::receipts;
-use crate::publish::row;
+use crate::publish::{recipients, row};
 use crate::sql::units::micros;
 use crate::wake::commits::{WRITER, Writer};
 
@@ -103,6 +107,46 @@ pub(crate) async fn insert(
 ) -> Result<Copies, sqlx::Error> {
     let copies = call(connection, row, format!("SELECT {COPIES} FROM {BROADCAST}")).await?;
     copies.iter().map(outcome).collect()
+}
+
+/// Stores the copies in queues that got the last one. `None` if others are subscribed now: then nothing
+/// was stored.
+pub(crate) async fn insert_known(
+    connection: &mut PgConnection,
+    row: &Row,
+    queues: &[QueueName],
+) -> Result<Option<Copies>, sqlx::Error> {
+    let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+    let stored = sqlx::query(AssertSqlSafe(mark(None) + &recipients::statement(queues)))
+        .bind(&row.event_type)
+        .bind(names)
+        .bind(&row.body)
+        .bind(&row.headers)
+        .bind(row.after_us)
+        .bind(row.at)
+        .fetch_all(connection)
+        .await?;
+    if stored.is_empty() {
+        return Ok(None);
+    }
+
+    // A trigger of the queue's table may have refused the copy.
+    let missing = |queue: &QueueName| PublishOutcome::Failed(error::queue_missing(queue));
+    let mut copies: Copies = queues
+        .iter()
+        .map(|queue| (queue.clone(), missing(queue)))
+        .collect();
+    for copy in &stored {
+        let place: i64 = copy.try_get("place")?;
+        let message_id = receipts::message_id(copy)?;
+        let outcome = usize::try_from(place)
+            .ok()
+            .and_then(|place| copies.get_mut(place));
+        if let Some((_, outcome)) = outcome {
+            *outcome = PublishOutcome::Stored(message_id);
+        }
+    }
+    Ok(Some(copies))
 }
 
 /// The same in a caller's transaction, and the id of that transaction.

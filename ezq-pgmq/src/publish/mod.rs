@@ -7,6 +7,7 @@ pub(crate) mod group_commit;
 mod insert;
 pub(crate) mod intake;
 pub(crate) mod key_lock;
+pub(crate) mod recipients;
 pub(crate) mod row;
 pub(crate) mod store;
 

@@ -263,6 +263,92 @@ async fn another_client_subscribes_and_broadcasts_by_sql() {
     assert!(lease_one(&engine, &queue).await.body.contains("OrderPaid"));
 }
 
+/// The queues that got a copy, and those that did not.
+fn told(copies: Vec<(QueueName, PublishOutcome)>) -> (Vec<QueueName>, Vec<QueueName>) {
+    let (stored, missing): (Vec<_>, Vec<_>) = copies
+        .into_iter()
+        .partition(|(_, outcome)| matches!(outcome, PublishOutcome::Stored(_)));
+    let names = |copies: Vec<(QueueName, PublishOutcome)>| {
+        copies.into_iter().map(|(queue, _)| queue).collect()
+    };
+    (names(stored), names(missing))
+}
+
+#[tokio::test]
+async fn what_changes_between_two_broadcasts_counts_for_the_second() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let mut queues = [unique("q"), unique("q"), unique("q")];
+    queues.sort();
+    let [first, second, third] = queues;
+    for queue in [&first, &second, &third] {
+        engine.ensure_queue(queue).await.unwrap();
+    }
+    engine.ready().await.unwrap();
+    let add = |queue: &QueueName, pattern: &str| {
+        format!(
+            "INSERT INTO ezq.subscriptions (app, queue, pattern) VALUES ('py', '{queue}', '{pattern}')"
+        )
+    };
+    run(&mut own, &add(&first, "order.#")).await;
+
+    // Twice each: the second time by a statement that names the queues.
+    for _ in 0..2 {
+        let copies = engine.broadcast(event(1)).await.unwrap();
+        assert_eq!(told(copies), (vec![first.clone()], vec![]));
+    }
+    run(&mut own, &add(&second, "order.created")).await;
+    run(&mut own, &add(&third, "#")).await;
+    for _ in 0..2 {
+        let copies = engine.broadcast(event(2)).await.unwrap();
+        let all = vec![first.clone(), second.clone(), third.clone()];
+        assert_eq!(told(copies), (all, vec![]));
+    }
+
+    let remove = format!("DELETE FROM ezq.subscriptions WHERE queue = '{first}'");
+    run(&mut own, &remove).await;
+    for _ in 0..2 {
+        let copies = engine.broadcast(event(3)).await.unwrap();
+        assert_eq!(told(copies), (vec![second.clone(), third.clone()], vec![]));
+    }
+    run(&mut own, &format!("SELECT pgmq.drop_queue('{second}')")).await;
+    for _ in 0..2 {
+        let copies = engine.broadcast(event(4)).await.unwrap();
+        assert_eq!(told(copies), (vec![third.clone()], vec![second.clone()]));
+    }
+    run(&mut own, "DELETE FROM ezq.subscriptions").await;
+    for _ in 0..2 {
+        assert!(engine.broadcast(event(5)).await.unwrap().is_empty());
+    }
+
+    let left = [(&first, 4), (&third, 6)];
+    for (queue, count) in left {
+        assert_eq!(lease(&engine, queue).await.len(), count);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_a_trigger_refuses_is_told() {
+    let (url, mut own) = database().await;
+    let engine = engine_at(&url).await;
+    let mut queues = [unique("q"), unique("q")];
+    queues.sort();
+    let [first, second] = queues;
+    subscribe(&engine, &first, "#").await;
+    subscribe(&engine, &second, "#").await;
+    assert_eq!(engine.broadcast(event(1)).await.unwrap().len(), 2);
+
+    let refuse = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER refuse BEFORE INSERT ON pgmq.q_{first} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    );
+    run(&mut own, &refuse).await;
+    for _ in 0..2 {
+        let copies = engine.broadcast(event(2)).await.unwrap();
+        assert_eq!(told(copies), (vec![second.clone()], vec![first.clone()]));
+    }
+}
+
 #[tokio::test]
 async fn a_subscriber_that_waits_is_woken() {
     let (url, _) = database().await;
