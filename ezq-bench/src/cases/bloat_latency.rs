@@ -81,7 +81,10 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
 async fn pass_through(database: &Database, name: &str, events: usize) -> Result<Vec<f64>> {
     let queue = QueueName::new(name)?;
     let (start, mut started) = mpsc::unbounded_channel();
-    let ezq = telling(database.url(), start).connect().await?;
+    let ezq = telling(database.url(), start)
+        .queue(&queue)
+        .connect()
+        .await?;
     let consumer = ezq.consumer().queue(&queue).spawn();
 
     handle_before(&ezq, &queue, &mut started).await?;
