@@ -130,11 +130,13 @@ pub(crate) async fn insert_known(
         return Ok(None);
     }
 
-    // A trigger of the queue's table may have refused the copy.
-    let missing = |queue: &QueueName| PublishOutcome::Failed(error::queue_missing(queue));
     let mut copies: Copies = queues
         .iter()
-        .map(|queue| (queue.clone(), missing(queue)))
+        .map(|queue| {
+            // Unless it is found below: a trigger of the queue's table may have refused the copy.
+            let missing = PublishOutcome::Failed(error::queue_missing(queue));
+            (queue.clone(), missing)
+        })
         .collect();
     for copy in &stored {
         let place: i64 = copy.try_get("place")?;

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ezq_core::engine::PublishOutcome;
 use ezq_core::message::QueueName;
 
-use crate::publish::broadcast::Copies;
 use crate::sql;
 
 /// Types beyond so many are not known: a program that makes up types must not fill its memory.
@@ -27,9 +26,10 @@ impl Recipients {
     }
 
     /// Notes who got a copy, if that is everyone who was to get one.
-    pub(crate) fn learn(&self, event_type: &str, copies: &Copies) {
-        let is_stored = |outcome: &PublishOutcome| matches!(outcome, PublishOutcome::Stored(_));
-        let are_all_stored = copies.iter().all(|(_, outcome)| is_stored(outcome));
+    pub(crate) fn learn(&self, event_type: &str, copies: &[(QueueName, PublishOutcome)]) {
+        let are_all_stored = copies
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, PublishOutcome::Stored(_)));
         let mut types = self.types();
         if copies.is_empty() || copies.len() > MOST_QUEUES || !are_all_stored {
             types.remove(event_type);
