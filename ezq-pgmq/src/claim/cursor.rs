@@ -145,7 +145,8 @@ impl ClaimCursors {
         cursors.insert(queue.clone(), cursor);
     }
 
-    /// Has the next claim start at the front: a released message is back in its old place.
+    /// Has the next claim start at the front: a message is back in its old place, since it was released or
+    /// the transaction that claimed it was rolled back.
     pub(crate) fn forget(&self, queue: &QueueName) {
         self.cursors().remove(queue);
     }

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use ezq_core::engine::Delivery;
 use ezq_core::message::QueueName;
 use sqlx::AssertSqlSafe;
@@ -22,17 +23,22 @@ use crate::sql;
 const PLANNED: u64 = 10;
 
 impl Claim {
-    /// Deletes messages in the caller's transaction and returns them. No delivery is counted.
+    /// Deletes messages that are due at `from` or later in the caller's transaction, and returns them. No
+    /// delivery is counted.
     pub(crate) async fn take(
         &self,
         connection: &mut PgConnection,
-        queue: &QueueName,
-        removal: Removal,
+        (queue, removal): (&QueueName, Removal),
         plans: &Plans,
+        from: Option<DateTime<Utc>>,
     ) -> Result<Vec<Delivery>, sqlx::Error> {
         let begun = Instant::now();
-        let statement = AssertSqlSafe(self.take_statement(queue, removal, plans.number()));
-        let rows = sqlx::query(statement).fetch_all(connection).await?;
+        let statement = self.take_statement(queue, removal, plans.number(), from);
+        let rows = sqlx::query(AssertSqlSafe(statement))
+            // With a place in its text it is never sent again.
+            .persistent(from.is_none())
+            .fetch_all(connection)
+            .await?;
         // A slow claim may have a plan from when the table was empty.
         plans.took(begun.elapsed(), rows.len());
         let mut deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
@@ -43,7 +49,13 @@ impl Claim {
     /// It has no parameters, so that a connection plans it once: planning takes a tenth of a
     /// batch's time. The period in its text has it planned again every [`PLANNED`] seconds, since
     /// the table may have grown.
-    fn take_statement(&self, queue: &QueueName, removal: Removal, plan: u32) -> String {
+    fn take_statement(
+        &self,
+        queue: &QueueName,
+        removal: Removal,
+        plan: u32,
+        from: Option<DateTime<Utc>>,
+    ) -> String {
         static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
         let period = BEGUN.elapsed().as_secs() / PLANNED;
         let fence = fence("q");
@@ -51,8 +63,12 @@ impl Claim {
         let enqueued_at = sql::bounded("q.enqueued_at");
         let grace = self.grace_us.to_string();
 
+        let condition = match from {
+            Some(from) => format!("c.vt >= '{}'::timestamptz", from.to_rfc3339()),
+            None => "true".to_owned(),
+        };
         let picked = self
-            .pick("true", &self.max.to_string(), 1)
+            .pick(&condition, &self.max.to_string(), 1)
             .replace("$1", &grace);
         let condition = format!("q.msg_id = ANY (ARRAY(SELECT p.msg_id FROM ({picked}) p))");
         let answer = format!(

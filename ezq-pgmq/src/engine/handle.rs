@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::PgmqEngine;
 use crate::claim::Claim;
+use crate::claim::cursor::ClaimCursors;
 use crate::config::Place;
 use crate::connection::connector::{Connector, Planning};
 use crate::connection::dedicated::call;
@@ -177,6 +178,10 @@ impl PgmqEngine {
     }
 
     /// The state of cached plans of statements in the pool's transactions.
+    pub(crate) fn claim_cursors(&self) -> &ClaimCursors {
+        &self.inner.claims.cursors
+    }
+
     pub(crate) fn plans(&self) -> &Plans {
         &self.inner.plans
     }

@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use super::context::TxContext;
 use super::faults::{self, NOT_CURRENT, Stage};
 use super::fence::Fenced;
-use crate::connection::dedicated::limit;
+use crate::claim::cursor::ClaimRun;
+use crate::connection::dedicated::{limit, timed};
 use crate::connection::pool::{PoolLease, Waiter};
 use crate::engine::PgmqEngine;
 use crate::error::{self, missing};
@@ -36,6 +37,29 @@ const STOPPING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) connection: PoolLease,
+    /// What was claimed in the transaction stands in its old place again if that does not commit.
+    claimed: Option<ClaimedHere>,
+}
+
+/// Has the next claim of a queue start at the front when it is dropped, unless its transaction committed.
+struct ClaimedHere {
+    engine: PgmqEngine,
+    queue: QueueName,
+    is_committed: bool,
+}
+
+impl Drop for ClaimedHere {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            self.engine.claim_cursors().forget(&self.queue);
+        }
+    }
+}
+
+impl std::fmt::Debug for ClaimedHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ClaimedHere").field(&self.queue).finish()
+    }
 }
 
 /// One handler's transaction on one delivery.
@@ -75,6 +99,7 @@ impl PgUnit {
             // No user's text is part of it.
             Ok(Open {
                 connection: engine.pool_leases().begin(begin).await?,
+                claimed: None,
             })
         });
 
@@ -105,13 +130,37 @@ impl UnitOfWork for PgUnit {
             return Err(faults::not_given_back());
         };
 
-        let connection = &mut open.get_mut().connection;
-        let claimed = limit(
-            engine.patience(),
-            claim.take(connection, queue, removal, engine.plans()),
-        )
-        .await;
-        claimed.map_err(|failure| self.context.failed(failure, Stage::Writing(queue)))
+        let cursors = engine.claim_cursors();
+        let start = cursors.start(queue);
+        let Open {
+            connection,
+            claimed,
+        } = open.get_mut();
+        let taking = claim.take(connection, (queue, removal), engine.plans(), start.due());
+        let (took, deliveries) = limit(engine.patience(), timed(taking))
+            .await
+            .map_err(|failure| self.context.failed(failure, Stage::Writing(queue)))?;
+
+        let last = deliveries.last().filter(|_| deliveries.len() >= max);
+        let made_at = deliveries.iter().map(|one| one.leased_at).min();
+        cursors.record(
+            queue,
+            &ClaimRun {
+                start,
+                ended: last.map(|delivery| delivery.due),
+                made_at: made_at.map(|at| at - took),
+                took,
+                count: deliveries.len(),
+            },
+        );
+        if !deliveries.is_empty() && claimed.is_none() {
+            *claimed = Some(ClaimedHere {
+                engine: engine.clone(),
+                queue: queue.clone(),
+                is_committed: false,
+            });
+        }
+        Ok(deliveries)
     }
 
     async fn has_made(&mut self, queue: &QueueName) -> bool {
@@ -163,6 +212,9 @@ impl UnitOfWork for PgUnit {
         );
         match written.await {
             Ok(Some(Written { next, copies })) => {
+                if let Some(claimed) = &mut open.claimed {
+                    claimed.is_committed = true;
+                }
                 open.connection.pass_to(next);
                 for (queue, _) in &ending.events {
                     engine.announce(queue);

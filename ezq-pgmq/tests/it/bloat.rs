@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ezq_core::engine::{Engine as _, LeaseRequest, Leased};
+use ezq_core::engine::{Engine as _, LeaseRequest, Leased, SettleOutcome};
 use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
 use sqlx::postgres::PgConnection;
@@ -143,4 +143,53 @@ async fn what_was_asked_of_a_large_queue_is_told_anew_after_a_while_and_after_a_
     assert_eq!(engine.purge(&queue).await.unwrap(), 1);
     assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
     assert_eq!(engine.lag(&queue).await.unwrap(), None);
+}
+
+/// Claims one message in a transaction, and commits.
+async fn take_one(engine: &PgmqEngine, queue: &QueueName) -> usize {
+    let mut unit = engine.begin(queue, None).await.unwrap();
+    let claimed = unit.claim(100).await.unwrap().len();
+    let settled = unit.finish(Vec::new(), Vec::new()).await.unwrap();
+    assert!(matches!(settled, SettleOutcome::Done), "{settled:?}");
+    claimed
+}
+
+#[tokio::test]
+async fn claims_in_transactions_do_not_read_all_dead_rows() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    let (read, claimed) = reads_by(engine, &queue, "SELECT", async |engine| {
+        let mut claimed = 0;
+        for _ in 0..50 {
+            publish(engine, &queue, &["1"]).await;
+            claimed += take_one(engine, &queue).await;
+        }
+        claimed
+    })
+    .await;
+    assert_eq!(claimed, 50);
+    assert!(read < 15 * DEAD, "{read} rows read");
+}
+
+#[tokio::test]
+async fn what_a_transaction_claimed_is_found_at_once_when_it_is_rolled_back() {
+    let (engine, queue) = engine_and_queue().await;
+    let _holder = hold_dead_rows(&queue).await;
+    reach_the_cursor(&engine, &queue).await;
+    publish(&engine, &queue, &["1"]).await;
+    let old = format!("UPDATE pgmq.q_{queue} SET vt = clock_timestamp() - interval '30 seconds'");
+    run(&mut connection().await, &old).await;
+
+    // A claim from the front finds it, and leaves a cursor behind it.
+    let mut unit = loop {
+        let mut unit = engine.begin(&queue, None).await.unwrap();
+        if unit.claim(100).await.unwrap().len() == 1 {
+            break unit;
+        }
+        unit.abandon().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(unit.claim(100).await.unwrap().is_empty());
+    unit.abandon().await;
+    assert_eq!(lease(&engine, &queue).await.len(), 1);
 }
