@@ -22,6 +22,7 @@ mod payload;
 mod progress;
 mod queues;
 mod rows;
+mod statements;
 
 use std::process::ExitCode;
 

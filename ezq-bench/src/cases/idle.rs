@@ -1,12 +1,9 @@
 //! `idle`: how many statements a consumer sends while it has nothing to do. It is woken by events.
 //!
-//! `pg_stat_statements` counts the statements, on a server on which nothing else runs. The statement
-//! that reads the count is left out.
+//! They are counted on a server on which nothing else runs.
 
 use std::time::{Duration, Instant};
 
-use ezq::pgmq::embedded::EmbeddedPostgres;
-use ezq::sqlx::{Connection as _, PgConnection, query, query_scalar};
 use serde_json::json;
 
 use crate::application::Application;
@@ -18,6 +15,7 @@ use crate::options::Options;
 use crate::outcome::{Figures, Outcome, Target};
 use crate::payload::Payload;
 use crate::progress::bar;
+use crate::statements::{CountingServer, count_statements, counting_server};
 
 pub(super) const CASE: Case = Case {
     name: "idle",
@@ -31,17 +29,10 @@ const WINDOW: Duration = Duration::from_secs(6);
 const QUEUE: &str = "bench_idle";
 
 async fn run(options: &Options) -> Result<Vec<Outcome>> {
-    // A server of its own: `pg_stat_statements` counts what everyone sends.
-    let server = EmbeddedPostgres::builder()
-        .durable(true)
-        .setting("shared_preload_libraries", "pg_stat_statements")
-        .start()
-        .await?;
-    let mut observer = PgConnection::connect(&server.url()).await?;
-    query("create extension pg_stat_statements")
-        .execute(&mut observer)
-        .await?;
-
+    let CountingServer {
+        server,
+        mut observer,
+    } = counting_server().await?;
     let application = Application::counting(&server.url()).await?;
     let other = Application::counting(&server.url()).await?;
     let consumer = application.ezq.consumer().queue(QUEUE).spawn();
@@ -69,10 +60,10 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
     let bar = bar(CASE.name, repetitions)?;
     let mut rates = Vec::new();
     for _ in 0..repetitions {
-        let before = statements(&mut observer).await?;
+        let before = count_statements(&mut observer).await?;
         let started = Instant::now();
         tokio::time::sleep(WINDOW).await;
-        let after = statements(&mut observer).await?;
+        let after = count_statements(&mut observer).await?;
         let seconds = started.elapsed().as_secs_f64();
         rates.push((after - before) as f64 / seconds);
         bar.inc(1);
@@ -101,11 +92,4 @@ async fn run(options: &Options) -> Result<Vec<Outcome>> {
         Figures::Alone(rates),
         settings,
     )])
-}
-
-async fn statements(observer: &mut PgConnection) -> Result<i64> {
-    // The statement leaves itself out.
-    let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
-               where query not like '%pg_stat_statements%'";
-    Ok(query_scalar(sql).fetch_one(observer).await?)
 }

@@ -19,6 +19,7 @@ mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_ingest;
 mod latency;
+mod many_queues;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[Case] = &[
     ordered::HOT,
     latency::CASE,
     idle::CASE,
+    many_queues::CASE,
     memory::CASE,
     recovery::DEFAULT,
     recovery::SHORT,
