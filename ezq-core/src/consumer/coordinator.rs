@@ -119,6 +119,7 @@ impl Coordinator {
             ..
         } = &*self;
         let is_waiting = fetcher.is_idle() && fetcher.wants_more(work, stop);
+        let is_looking = fetcher.look.is_under_way();
         let is_searching = fetcher.wants_to_search(stop);
         let is_overfull =
             work.waiting_singly() > fetcher.window.least() && stop.phase() == Phase::Running;
@@ -142,8 +143,10 @@ impl Coordinator {
             () = yield_now(), if has_more => {}
             // What was fetched ahead waits for too long: another consumer may be quicker.
             () = sleep_until(self.fetcher.window.due()), if is_overfull => self.release_surplus(),
-            // It is time for the next claim.
-            () = sleep_until(self.fetcher.pace.next()), if is_waiting => {}
+            // It is time for the next claim, or for a look ahead of it.
+            () = sleep_until(self.fetcher.pace.next_start()), if is_waiting && !is_looking => {}
+            // The engine has looked into all idle queues that asked, or could not tell.
+            looked = self.fetcher.look.answered(), if is_looking => self.fetcher.looked(looked),
             // A relay's batch has gathered for long enough.
             () = deadline::passed(batch_due) => {}
             // The queue is paused: it is time to search it for control events.

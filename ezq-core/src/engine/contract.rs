@@ -10,7 +10,7 @@ use crate::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
     Due, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses, Positions,
     Presence, PublishOutcome, QueueOverview, Receipt, ScheduleStore, Settle, SettleOutcome,
-    UnitOfWork,
+    SharedLooks, UnitOfWork,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::message_id::MessageId;
@@ -293,6 +293,12 @@ pub trait Engine: Any + Send + Sync {
 
     /// Who consumes the engine's queues, or `None` (the default) if the engine does not keep that.
     fn presence(&self) -> Option<&dyn Presence> {
+        None
+    }
+
+    /// The engine's looks into idle queues, or `None` (the default) if each consumer claims by itself to see
+    /// whether there is something.
+    fn shared_looks(&self) -> Option<&dyn SharedLooks> {
         None
     }
 

@@ -24,7 +24,7 @@
 //! 4. Add optional parts as the store allows, each with its capability or its accessor: delays,
 //!    dedupe keys, ordering keys, transactions ([`UnitOfWork`]), [`DeadLetters`],
 //!    [`ScheduleStore`], [`Broadcasts`], [`Pauses`], [`Cancellations`], [`QueueOverview`],
-//!    [`Presence`], [`Positions`], [`Browse`], [`Operations`], [`Doctor`], [`History`].
+//!    [`Presence`], [`SharedLooks`], [`Positions`], [`Browse`], [`Operations`], [`Doctor`], [`History`].
 //!
 //! # Source files
 //!
@@ -36,7 +36,7 @@
 //! | how a delivery ends | `settle.rs`, `unit_of_work.rs` |
 //! | what an engine says it can do | `capabilities.rs` |
 //! | stored messages, read as events | `reader.rs` |
-//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `operations.rs`, `actions.rs`, `audit.rs`, `dedupe.rs`, `keys.rs`, `positions.rs`, `history/` |
+//! | the optional parts | `dead_letters.rs`, `schedules.rs`, `broadcasts.rs`, `pauses.rs`, `cancellations.rs`, `overview.rs`, `presence.rs`, `browse.rs`, `doctor.rs`, `failures.rs`, `operations.rs`, `actions.rs`, `audit.rs`, `dedupe.rs`, `keys.rs`, `looks.rs`, `positions.rs`, `history/` |
 //!
 //! # Receipts and marks
 //!
@@ -82,6 +82,7 @@ mod doctor;
 mod failures;
 pub(crate) mod history;
 mod keys;
+mod looks;
 pub(crate) mod names;
 mod operations;
 mod overview;
@@ -112,6 +113,7 @@ pub use doctor::{Doctor, DoctorOptions, Finding, Severity};
 pub use failures::{Failure, FailureKey, Failures};
 pub use history::{CopyState, EventCopy, EventStatus, History};
 pub use keys::{BlockedKey, Blocker};
+pub use looks::{LookRequest, Looked, SharedLooks};
 pub use operations::Operations;
 pub use overview::{Count, QueueCounts, QueueOverview, QueueTotals, Sampler};
 pub use pauses::{Pause, PauseTarget, Pauses, QueuePauses, TypeSearch};

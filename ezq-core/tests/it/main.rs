@@ -13,6 +13,7 @@ mod extractors;
 mod failing;
 mod faulty;
 mod fixtures;
+mod idle_looks;
 mod interrupts;
 mod keys;
 mod kit;

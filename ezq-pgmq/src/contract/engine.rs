@@ -8,7 +8,7 @@ use ezq_core::engine::{
     BlockedKey, Broadcasts, Browse, Cancellations, Capabilities, DeadLetters, Delivery, Doctor,
     Due, Engine, ExtendOutcome, History, LeaseRequest, Leased, Operations, Outgoing, Pauses,
     Positions, Presence, PublishOutcome, QueueOverview, QueueStats, Receipt, ScheduleStore, Settle,
-    SettleOutcome, UnitOfWork,
+    SettleOutcome, SharedLooks, UnitOfWork,
 };
 use ezq_core::message::{MessageId, QueueName, Retention};
 use sqlx::Connection as _;
@@ -266,6 +266,10 @@ impl Engine for PgmqEngine {
     }
 
     fn presence(&self) -> Option<&dyn Presence> {
+        Some(self)
+    }
+
+    fn shared_looks(&self) -> Option<&dyn SharedLooks> {
         Some(self)
     }
 

@@ -10,6 +10,7 @@ mod dead_letters;
 mod doctor;
 mod dropping;
 mod engine;
+mod looks;
 mod migrating;
 mod operations;
 mod overview;

@@ -129,6 +129,7 @@ impl Inner {
             sweeper,
             wake: Arc::default(),
             holders: Arc::new(holders),
+            looks: Arc::default(),
             tasks: Mutex::default(),
         }
     }

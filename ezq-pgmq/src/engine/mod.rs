@@ -8,6 +8,7 @@ mod connections;
 mod deduping;
 mod handle;
 mod lease;
+mod looks;
 mod partitioned;
 mod publish;
 mod state;

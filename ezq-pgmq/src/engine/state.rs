@@ -8,6 +8,7 @@ use ezq_core::engine::{Capabilities, QueueStats};
 use ezq_core::message::QueueName;
 
 use super::connections::Connections;
+use super::looks::Looks;
 // cycle: the state holds its tasks, which are started with parts of the state.
 use super::tasks::Tasks;
 use crate::admin::recent::Recent;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) sweeper: Sweeper,
     pub(crate) wake: Arc<Wake>,
     pub(crate) holders: Arc<HolderBoard>,
+    pub(crate) looks: Arc<Looks>,
     pub(super) tasks: Mutex<Tasks>,
 }
 

@@ -23,6 +23,7 @@ pub(super) struct Tasks {
     hears_orders: bool,
     sweeps: bool,
     watches_holders: bool,
+    looks: bool,
     listening: Option<watch::Receiver<listen::State>>,
     pub(super) closed: bool,
     /// When ended dedupe keys were last removed.
@@ -84,6 +85,18 @@ impl Inner {
         tasks.running.spawn(watcher.run_forever());
     }
 
+    /// Starts the task that looks into idle queues, once.
+    pub(crate) fn start_looking(&self) {
+        let mut tasks = self.tasks();
+        if !tasks.looks && !tasks.closed {
+            tasks.looks = true;
+            let looks = Arc::clone(&self.looks);
+            // The connection for renewing is planned by index, and no event waits for it.
+            let connections = Arc::clone(&self.connections.renew);
+            tasks.running.spawn(looks.look_forever(connections));
+        }
+    }
+
     /// The sign for a lease of this length, if leases of it are signed.
     pub(crate) async fn lease_sign(&self, queue: &QueueName, lease: Duration) -> Option<Sign> {
         if self.connections.sign.get().is_none() {
@@ -139,6 +152,7 @@ impl Inner {
         };
 
         running.shutdown().await;
+        self.looks.close();
         self.wake.finish(&self.connections.control).await;
 
         self.connections.close().await;

@@ -77,8 +77,8 @@ impl HolderBoard {
         self.sign.get()
     }
 
-    /// Notes that the engine leases from a queue.
-    fn note(&self, queue: &QueueName, lease: Duration) {
+    /// Notes that the engine leases from a queue, or looks whether it can.
+    pub(crate) fn note(&self, queue: &QueueName, lease: Duration) {
         let until = Instant::now() + lease.min(LONGEST) + LINGERS;
         {
             let mut state = self.lock();

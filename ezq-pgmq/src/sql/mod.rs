@@ -16,6 +16,8 @@
 pub(crate) mod archive;
 pub(crate) mod keys;
 pub(crate) mod leases;
+#[cfg(test)]
+pub(crate) mod rendered;
 pub(crate) mod units;
 
 use ezq_core::event::{End, Event, Interrupt};

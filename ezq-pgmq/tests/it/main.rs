@@ -57,6 +57,8 @@ mod grouping;
 #[cfg(feature = "embedded")]
 mod history;
 #[cfg(feature = "embedded")]
+mod idle_looks;
+#[cfg(feature = "embedded")]
 mod installing;
 #[cfg(feature = "embedded")]
 mod keys;

@@ -8,6 +8,7 @@ use tracing::debug;
 use crate::consumer::fetcher::claim::{Answer, Claim, Fetched};
 use crate::consumer::fetcher::claim_health::ClaimHealth;
 use crate::consumer::fetcher::claim_size::ClaimSize;
+use crate::consumer::fetcher::look::Look;
 use crate::consumer::fetcher::pace::Pace;
 use crate::consumer::fetcher::transactional::{TRANSACTIONAL_BATCHES, TransactionalClaims};
 use crate::consumer::fetcher::under_way::UnderWay;
@@ -18,7 +19,7 @@ use crate::consumer::pausing::search::{ControlSearch, Searched};
 use crate::consumer::scope::RunScope;
 use crate::consumer::stop::{Phase, Stop};
 use crate::consumer::workload::Workload;
-use crate::engine::{Delivery, LeaseRequest, Leased};
+use crate::engine::{Delivery, LeaseRequest, Leased, Looked};
 use crate::logging::warn;
 use crate::observe::report::Disposition;
 use crate::observe::status::ConsumerStatus;
@@ -30,6 +31,7 @@ pub(crate) struct Fetcher {
     pub(crate) under_way: UnderWay,
     pub(crate) window: Window,
     pub(crate) pace: Pace,
+    pub(crate) look: Look,
     pub(crate) wakeups: Wakeups,
     pub(crate) busy: BusyHandlers,
     pub(crate) search: ControlSearch,
@@ -47,7 +49,8 @@ impl Fetcher {
             health: ClaimHealth::new(scope.settings.queue.clone(), status),
             under_way: UnderWay::new(),
             window,
-            pace: Pace::of(&scope.app.config, wakeups.exist()),
+            pace: pace(&scope, &wakeups),
+            look: Look::none(),
             wakeups,
             busy: BusyHandlers::new(can_walk(&scope)),
             search: ControlSearch::new(),
@@ -104,8 +107,10 @@ impl Fetcher {
                 .search(async move { Fetched::Searched(Box::new(searching.run().await)) });
         }
 
+        self.look_ahead(work, stop);
         loop {
-            if !self.wants_more(work, stop) || Instant::now() < self.pace.next() {
+            let is_time = Instant::now() >= self.pace.next() && !self.look.is_under_way();
+            if !self.wants_more(work, stop) || !is_time {
                 return;
             }
             if !self.transactional.are_due(&self.scope, stop) {
@@ -118,6 +123,41 @@ impl Fetcher {
             let batch = self.transactional.batch(&self.scope);
             self.under_way
                 .transact(async move { Fetched::Transactional(batch.run().await) });
+        }
+    }
+
+    /// Begins a look if it is time for one, and ends one that can tell nothing of use any more.
+    fn look_ahead(&mut self, work: &Workload, stop: &Stop) {
+        let Some(from) = self.pace.look_from() else {
+            return self.look.end();
+        };
+        if !self.wants_more(work, stop) {
+            return self.look.end();
+        }
+        if Instant::now() < from || self.look.is_under_way() {
+            return;
+        }
+
+        // Elsewhere a claim is bounded by a place, or proves more than that nothing is due.
+        let is_plain = stop.phase() == Phase::Running
+            && stop.position().is_none()
+            && self.under_way.is_idle()
+            && !self.busy.is_walking()
+            && self.busy.have_returned();
+        match is_plain {
+            true => self.look.begin(&self.scope.settings, self.pace.next()),
+            false => self.pace.without_look(),
+        }
+    }
+
+    /// Takes note of what a look told.
+    pub(crate) fn looked(&mut self, looked: Looked) {
+        match looked {
+            Looked::Nothing { next_due } => {
+                self.health.succeeded();
+                self.pace.idle(next_due, rand::random());
+            }
+            Looked::Perhaps => self.pace.looked(),
         }
     }
 
@@ -170,7 +210,7 @@ impl Fetcher {
     pub(crate) fn answered(&mut self, answer: Answer) -> Option<(Claim, Leased)> {
         self.under_way.claim_ended();
         if let Some(wakeups) = answer.wakeups {
-            self.pace = Pace::of(&self.scope.app.config, wakeups.exist());
+            self.pace = pace(&self.scope, &wakeups);
             self.wakeups = wakeups;
         }
 
@@ -277,4 +317,13 @@ impl Fetcher {
     pub(crate) fn abandon(&mut self) {
         self.under_way.abandon();
     }
+}
+
+/// The pace of a consumer. One that runs until its queue is idle claims: only a claim proves that.
+fn pace(scope: &RunScope, wakeups: &Wakeups) -> Pace {
+    let settings = &scope.settings;
+    let has_looks = settings.engine.shared_looks().is_some() && !settings.until_idle;
+    // A claim asks for wake-ups again.
+    let has_looks = has_looks && !wakeups.has_failed();
+    Pace::of(&scope.app.config, wakeups.exist()).with_looks(has_looks)
 }

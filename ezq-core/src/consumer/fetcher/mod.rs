@@ -2,7 +2,7 @@
 //!
 //! | to see | open |
 //! |---|---|
-//! | when to claim, and what an answer leads to | `fetch.rs`, `pace.rs`, `wakeups.rs` |
+//! | when to claim, and what an answer leads to | `fetch.rs`, `pace.rs`, `wakeups.rs`, `look.rs` |
 //! | how many messages a claim asks for | `claim_size.rs`, `window.rs` |
 //! | what is sent and not answered | `under_way.rs`, `claim.rs`, `claim_health.rs` |
 //! | batches that are claimed inside their handler's transaction | `transactional.rs` |
@@ -19,6 +19,7 @@ pub(crate) mod claim;
 mod claim_health;
 mod claim_size;
 pub(crate) mod fetch;
+mod look;
 mod pace;
 mod transactional;
 mod under_way;

@@ -1,4 +1,8 @@
 //! When to claim next: at once while there is work, ever later while there is none.
+//!
+//! Where the engine [shares looks](crate::engine::SharedLooks), an idle consumer asks for one ahead of its
+//! next claim, by as much as claims are jittered. So the looks of all idle consumers meet: the first that is
+//! due answers the others.
 
 use std::time::Duration;
 
@@ -9,6 +13,8 @@ use crate::config::Config;
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
+/// By which part of it a pause is shortened at most.
+const JITTER: f64 = 0.2;
 
 /// The adaptive, jittered pace of an idle consumer.
 #[derive(Debug)]
@@ -18,6 +24,10 @@ pub(crate) struct Pace {
     /// How many claims in a row found nothing, or failed.
     misses: u32,
     next: Instant,
+    /// Whether the engine tells idle consumers that a claim would find nothing.
+    has_looks: bool,
+    /// From when on to ask for that, ahead of the next claim.
+    look_from: Option<Instant>,
 }
 
 impl Pace {
@@ -28,6 +38,8 @@ impl Pace {
             max: max.max(min),
             misses: 0,
             next: Instant::now(),
+            has_looks: false,
+            look_from: None,
         }
     }
 
@@ -41,15 +53,46 @@ impl Pace {
         Self::new(min, max)
     }
 
+    /// The same for an engine that may have shared looks.
+    pub(crate) fn with_looks(mut self, has_looks: bool) -> Self {
+        self.has_looks = has_looks;
+        self
+    }
+
     /// When to claim next.
     pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
+    /// When something is to be begun: a look, or else a claim.
+    pub(crate) fn next_start(&self) -> Instant {
+        self.look_from.unwrap_or(self.next)
+    }
+
+    /// From when on a look may stand in for the next claim, if any.
+    pub(crate) fn look_from(&self) -> Option<Instant> {
+        self.look_from
+    }
+
     /// There may be more: claim at once.
     pub(crate) fn now(&mut self) {
         self.misses = 0;
-        self.next = Instant::now();
+        self.at(Instant::now());
+    }
+
+    /// Nothing but a claim can tell whether there is something: claim when that is due.
+    pub(crate) fn without_look(&mut self) {
+        self.look_from = None;
+    }
+
+    /// A look may have found something: claim at once, without taking that for work.
+    pub(crate) fn looked(&mut self) {
+        self.at(Instant::now());
+    }
+
+    fn at(&mut self, next: Instant) {
+        self.next = next;
+        self.look_from = None;
     }
 
     /// There was nothing: claim later each time, but not later than the next message falls due, if
@@ -62,8 +105,16 @@ impl Pace {
             .min(self.max);
         self.misses = self.misses.saturating_add(1);
 
-        let pause = jittered(pause, random);
-        self.next = later(Instant::now(), next_due.map_or(pause, |due| due.min(pause)));
+        let longest = pause;
+        let pause = jittered(longest, random);
+        let now = Instant::now();
+        self.at(later(now, next_due.map_or(pause, |due| due.min(pause))));
+
+        // What falls due sooner is claimed on time: a look ahead of it would find nothing.
+        if self.has_looks && next_due.is_none_or(|due| due > pause) {
+            let ahead = longest.mul_f64(JITTER);
+            self.look_from = Some(later(now, pause.saturating_sub(ahead)));
+        }
     }
 
     /// The queue could not be asked: try again soon, at most a second later.
@@ -72,18 +123,18 @@ impl Pace {
             .saturating_mul(1 << self.misses.min(8))
             .min(LONGEST_RETRY);
         self.misses = self.misses.saturating_add(1);
-        self.next = Instant::now() + jittered(pause, random);
+        self.at(Instant::now() + jittered(pause, random));
     }
 
     /// Claim again after a pause, without counting a miss.
     pub(crate) fn soon(&mut self, pause: Duration) {
-        self.next = Instant::now() + pause;
+        self.at(Instant::now() + pause);
     }
 }
 
-/// Shortens a pause by up to a fifth, so that consumers that began together do not poll together.
+/// Shortens a pause, so that consumers that began together do not poll together.
 fn jittered(pause: Duration, random: f64) -> Duration {
-    pause.mul_f64(0.8 + 0.2 * random)
+    pause.mul_f64(1.0 - JITTER * (1.0 - random))
 }
 
 #[cfg(test)]
@@ -104,5 +155,26 @@ mod tests {
         assert_eq!(pace.next() - Instant::now(), Duration::from_millis(30));
         pace.now();
         assert_eq!(pace.next(), Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_comes_ahead_of_a_poll_and_of_nothing_else() {
+        let mut pace = Pace::new(Duration::from_secs(5), Duration::from_secs(5)).with_looks(true);
+        assert_eq!(pace.look_from(), None, "the first claim is made at once");
+
+        // However a poll is jittered, the looks of all consumers that began together meet.
+        let ends = [0.0, 1.0].map(|random| {
+            pace.idle(None, random);
+            let from = pace.look_from().unwrap() - Instant::now();
+            (from.as_secs(), (pace.next() - Instant::now()).as_secs())
+        });
+        assert_eq!(ends, [(3, 4), (4, 5)]);
+
+        pace.idle(Some(Duration::from_secs(2)), 1.0);
+        assert_eq!(pace.look_from(), None, "something falls due");
+        pace.idle(Some(Duration::from_secs(60)), 1.0);
+        assert!(pace.look_from().is_some());
+        pace.now();
+        assert_eq!(pace.look_from(), None, "there is work");
     }
 }

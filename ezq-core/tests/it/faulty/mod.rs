@@ -1,5 +1,6 @@
 //! A memory engine with faults to be switched on.
 
+mod looks;
 mod parts;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -13,7 +14,8 @@ use ezq_core::engine::{
     Outgoing, PublishOutcome, QueueStats, Receipt, Settle, SettleOutcome,
 };
 use ezq_core::engine::{
-    Broadcasts, LeaseRequest, Leased, Pauses, Presence, QueueOverview, ScheduleStore, UnitOfWork,
+    Broadcasts, LeaseRequest, Leased, Pauses, Presence, QueueOverview, ScheduleStore, SharedLooks,
+    UnitOfWork,
 };
 use ezq_core::memory::MemoryEngine;
 use ezq_core::message::{MessageId, QueueName};
@@ -21,6 +23,7 @@ use ezq_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::looks::Looks;
 use self::parts::Transaction;
 
 #[derive(Clone, Default)]
@@ -110,6 +113,8 @@ pub(crate) struct Faults {
     pub looks: AtomicUsize,
     /// A settlement that comes before the next lease by id.
     pub first: Mutex<Option<(Receipt, Settle)>>,
+    /// Looks into idle queues.
+    pub shared: Looks,
     /// Fetches so far.
     pub fetches: AtomicUsize,
     /// Batches settled: when, and how many.
@@ -430,6 +435,12 @@ impl Engine for Faulty {
 
     fn overview(&self) -> Option<&dyn QueueOverview> {
         self.memory.overview()
+    }
+
+    fn shared_looks(&self) -> Option<&dyn SharedLooks> {
+        let shared = &self.faults.shared;
+        let are_offered = shared.are_offered.load(Ordering::SeqCst);
+        are_offered.then_some(shared as &dyn SharedLooks)
     }
 
     fn pauses(&self) -> Option<&dyn Pauses> {

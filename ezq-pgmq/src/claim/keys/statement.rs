@@ -209,7 +209,6 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use ezq_core::engine::LeaseRequest;
@@ -218,25 +217,7 @@ mod tests {
     use super::*;
     use crate::schema::queues::Shape;
     use crate::sql::leases::Sign;
-
-    /// Compares a rendered statement with the file under review.
-    #[track_caller]
-    fn assert_rendered(name: &str, statement: &str) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/claim/keys/rendered");
-        let file = folder.join(name);
-        let rendered = format!("{}\n", statement.trim_end());
-        if std::env::var_os("EZQ_RENEW_SQL").is_some() {
-            std::fs::write(&file, &rendered).unwrap();
-        }
-
-        let reviewed = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(
-            rendered == reviewed,
-            "the statement differs from {}: renew the file with `EZQ_RENEW_SQL=1 cargo test -p \
-             ezq-pgmq rendered`, and review the change",
-            file.display()
-        );
-    }
+    use crate::sql::rendered::assert_rendered;
 
     fn claim() -> Claim {
         let request = LeaseRequest::new(
@@ -256,16 +237,25 @@ mod tests {
 
     #[test]
     fn the_claim_among_what_is_due_first_is_as_rendered() {
-        assert_rendered("claim_due.sql", &claim().keyed_statement(Source::Due));
+        assert_rendered(
+            "claim/keys/rendered/claim_due.sql",
+            &claim().keyed_statement(Source::Due),
+        );
     }
 
     #[test]
     fn the_claim_from_key_to_key_is_as_rendered() {
-        assert_rendered("claim_keys.sql", &claim().keyed_statement(Source::Keys));
+        assert_rendered(
+            "claim/keys/rendered/claim_keys.sql",
+            &claim().keyed_statement(Source::Keys),
+        );
     }
 
     #[test]
     fn the_time_of_the_next_claim_is_as_rendered() {
-        assert_rendered("next_due.sql", &claim().keyed_next_due());
+        assert_rendered(
+            "claim/keys/rendered/next_due.sql",
+            &claim().keyed_next_due(),
+        );
     }
 }
