@@ -17,18 +17,17 @@ impl AckSubject {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer's>.<time>.<pending>`, which may
     /// have two parts more behind `$JS.ACK`. Source: NATS's ADR-15.
     pub(crate) fn read(subject: &str) -> Option<Self> {
-        let parts: Vec<&str> = subject.split('.').collect();
-        let shift = match parts.len() {
+        let shift = match subject.bytes().filter(|byte| *byte == b'.').count() + 1 {
             9 => 0,
             11.. => 2,
             _ => return None,
         };
-        let part = |place: usize| parts.get(place + shift).copied();
+        let mut parts = subject.split('.').skip(4 + shift);
         Some(Self {
-            delivered: part(4)?.parse().ok()?,
-            sequence: part(5)?.parse().ok()?,
-            given: part(6)?.parse().ok()?,
-            stored_at: part(7)?.parse().ok()?,
+            delivered: parts.next()?.parse().ok()?,
+            sequence: parts.next()?.parse().ok()?,
+            given: parts.next()?.parse().ok()?,
+            stored_at: parts.next()?.parse().ok()?,
         })
     }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use async_nats::{Message, StatusCode};
+use async_nats::{Message, StatusCode, Subscriber};
 use chrono::DateTime;
 use ezq_core::engine::{Delivery, LeaseRequest, Leased};
 use ezq_core::{Error, ErrorKind, Result};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::api::missing;
 use super::keeper::ends_after;
@@ -22,6 +22,8 @@ use crate::connection::ANSWER_LIMIT;
 
 /// How long a lease waits for what was confirmed just before.
 const MOMENT_NANOS: u64 = 50_000_000;
+/// For how many messages there is room from the start.
+const MOST_AT_ONCE: usize = 1_024;
 
 impl State {
     pub(crate) async fn lease(&self, request: &LeaseRequest) -> Result<Leased> {
@@ -126,14 +128,34 @@ impl State {
             .await
             .map_err(|error| self.unleased(error))?;
 
-        let mut messages = Vec::new();
-        let deadline = Instant::now() + ANSWER_LIMIT;
+        // One limit for all of them: one for each message would set up a timer each.
+        let mut messages = Vec::with_capacity(request.max.min(MOST_AT_ONCE));
+        let gathered = self.gather(request, &mut answers, &mut messages);
+        match timeout(ANSWER_LIMIT, gathered).await {
+            Ok(gathered) => gathered?,
+            // What came so far is leased.
+            Err(_) if !messages.is_empty() => {}
+            Err(_) => return Err(self.unleased("no answer")),
+        }
+        Ok(messages)
+    }
+
+    /// Gathers messages until the server says that these are all.
+    async fn gather(
+        &self,
+        request: &LeaseRequest,
+        answers: &mut Subscriber,
+        messages: &mut Vec<Message>,
+    ) -> Result<()> {
         while messages.len() < request.max.max(1) {
-            let answer = match timeout_at(deadline, answers.next()).await {
-                Ok(Some(answer)) => answer,
+            let Some(answer) = answers.next().await else {
                 // What came so far is leased.
-                _ if !messages.is_empty() => break,
-                _ => return Err(self.unleased("no answer")),
+                let is_none = messages.is_empty();
+                return if is_none {
+                    Err(self.unleased("no answer"))
+                } else {
+                    Ok(())
+                };
             };
             match answer.status {
                 None => messages.push(answer),
@@ -150,7 +172,7 @@ impl State {
                 }
             }
         }
-        Ok(messages)
+        Ok(())
     }
 
     fn unleased(&self, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

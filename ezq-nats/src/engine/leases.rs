@@ -9,7 +9,6 @@
 //! - that after which the server hands the message out again. It was promised from the moment at which the
 //!   request was sent, and is put off by each confirmed "in progress".
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use chrono::{DateTime, Utc};
 use ezq_core::engine::{Receipt, Token};
 use ezq_core::message::headers::Headers;
 use ezq_core::message::{MessageId, QueueName};
+use foldhash::HashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -101,11 +101,12 @@ impl Leases {
         Some(Arc::clone(&held.message))
     }
 
-    /// Whether a delivery may still be settled.
-    pub(crate) fn is_live(&self, key: &Key) -> bool {
+    /// Whether each delivery may still be settled.
+    pub(crate) fn are_live<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> Vec<bool> {
+        let now = Instant::now();
         let all = self.held();
-        all.get(key)
-            .is_some_and(|held| held.is_live(Instant::now()))
+        keys.map(|key| all.get(key).is_some_and(|held| held.is_live(now)))
+            .collect()
     }
 
     /// Ends a settlement that failed: its receipt is as valid as it was.
@@ -116,8 +117,12 @@ impl Leases {
         self.changed.notify_one();
     }
 
-    pub(crate) fn remove(&self, key: &Key) {
-        self.held().remove(key);
+    /// Removes what is settled.
+    pub(crate) fn remove<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
+        let mut all = self.held();
+        for key in keys {
+            all.remove(key);
+        }
     }
 
     /// Voids every receipt of a queue.
@@ -179,7 +184,7 @@ mod tests {
         leases.give_up(&short);
         tokio::time::advance(second).await;
         assert!(leases.begin(&short).is_none(), "the worker's time is over");
-        assert!(leases.is_live(&kept));
+        assert_eq!(leases.are_live([&short, &kept].into_iter()), [false, true]);
         tokio::time::advance(second * 29).await;
         assert!(leases.begin(&kept).is_none(), "the server's time is over");
     }

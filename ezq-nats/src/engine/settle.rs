@@ -5,12 +5,12 @@
 //! runs as well. What is lost by a worker that dies before is nothing. A settlement that is sent again stores
 //! nothing twice: everything it stores has an id of the event and the attempt.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use ezq_core::engine::{Receipt, Settle, SettleOutcome};
 use ezq_core::message::{Progress, QueueName};
 use ezq_core::{ErrorKind, Result};
+use foldhash::{HashSet, HashSetExt as _};
 
 use super::keeper::HANDLED;
 use super::leases::{Key, Taken, key_of};
@@ -37,25 +37,32 @@ impl State {
         settlements: Vec<(Receipt, Settle)>,
     ) -> Result<Vec<SettleOutcome>> {
         let mut outcomes: Vec<Option<SettleOutcome>> = Vec::new();
-        let mut open: Vec<(usize, Receipt, Settle)> = Vec::new();
-        for (place, (receipt, settle)) in settlements.into_iter().enumerate() {
-            outcomes.push(None);
-            open.push((place, receipt, settle));
-        }
+        outcomes.resize_with(settlements.len(), || None);
+        let mut open: Vec<(usize, Receipt, Settle)> = settlements
+            .into_iter()
+            .enumerate()
+            .map(|(place, (receipt, settle))| (place, receipt, settle))
+            .collect();
 
         // Of several settlements of one delivery the first that does not fail counts, so each goes after
         // those before it are decided.
         while !open.is_empty() {
-            let mut seen = HashSet::new();
-            let (round, later): (Vec<_>, Vec<_>) = open
-                .into_iter()
-                .partition(|(_, receipt, _)| seen.insert(receipt.clone()));
+            let mut seen = HashSet::with_capacity(open.len());
+            let is_first: Vec<bool> = open
+                .iter()
+                .map(|(_, receipt, _)| seen.insert(receipt))
+                .collect();
+            // None is moved if all are of different deliveries, as they nearly always are.
+            let mut is_first = is_first.into_iter();
+            let later: Vec<_> = open
+                .extract_if(.., |_| is_first.next() == Some(false))
+                .collect();
+            let round = std::mem::replace(&mut open, later);
             for (place, outcome) in self.settle_round(queue, round).await {
                 if let Some(known) = outcomes.get_mut(place) {
                     *known = Some(outcome);
                 }
             }
-            open = later;
         }
         // Every settlement was in one round.
         Ok(outcomes
@@ -103,16 +110,12 @@ impl State {
         let stored = self.stored(&begun, parcels).await;
         let told = self.tell(&begun, &stored).await;
 
+        let settled = begun.iter().zip(&told).filter(|(_, result)| result.is_ok());
+        self.leases.remove(settled.map(|(begun, _)| &begun.key));
         for ((begun, receipt), result) in begun.into_iter().zip(receipts).zip(told) {
             let outcome = match result {
-                Ok(true) => {
-                    self.leases.remove(&begun.key);
-                    SettleOutcome::Done
-                }
-                Ok(false) => {
-                    self.leases.remove(&begun.key);
-                    SettleOutcome::LeaseLost
-                }
+                Ok(true) => SettleOutcome::Done,
+                Ok(false) => SettleOutcome::LeaseLost,
                 Err(error) => {
                     self.leases.give_up(&begun.key);
                     SettleOutcome::Failed { receipt, error }
@@ -142,10 +145,7 @@ impl State {
     /// Tells the server which messages are handled. A delivery whose lease ended meanwhile is left alone: the
     /// answer for it is `false`.
     async fn tell(&self, begun: &[Begun], stored: &[Result<()>]) -> Vec<Result<bool>> {
-        let live: Vec<bool> = begun
-            .iter()
-            .map(|one| self.leases.is_live(&one.key))
-            .collect();
+        let live = self.leases.are_live(begun.iter().map(|one| &one.key));
         let mut handled: Vec<&Begun> = begun
             .iter()
             .zip(stored)
