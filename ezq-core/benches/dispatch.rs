@@ -1,6 +1,6 @@
 //! What one event costs from its body to its settlement, for `.ci/budgets` to count: instructions and
-//! allocations. It takes the number of events, and prints nothing. With the feature `metrics` and the
-//! word `exported` it has an exporter.
+//! allocations. It takes the number of events and that of handlers, each of which runs for each event, and
+//! prints nothing. With the feature `metrics` and the word `exported` it has an exporter.
 //!
 //! The engine hands out the same body again and again and keeps nothing. One thread and a clock that
 //! stands still make all runs alike: each first poll of the handler is short, whatever a counting tool
@@ -41,30 +41,31 @@ impl Event for Payload {
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn Error>> {
     // `cargo bench` gives it arguments of its own.
-    let numbers = std::env::args().find_map(|argument| argument.parse().ok());
-    let events: usize = numbers.unwrap_or(1000);
+    let mut numbers = std::env::args().filter_map(|argument| argument.parse().ok());
+    let events: usize = numbers.next().unwrap_or(1000);
+    let handlers: usize = numbers.next().unwrap_or(1);
     #[cfg(feature = "metrics")]
     if std::env::args().any(|argument| argument == "exported") {
         metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
     }
 
     let sum = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&sum);
-    let handler = Handler::on("noop", move |event: Payload| {
-        // Without the box the compiler could leave out the decoding.
-        counter.fetch_add(std::hint::black_box(event.n), Ordering::Relaxed);
-        std::future::ready(())
-    });
-    let app = App::builder()
-        .without_discovered_handlers()
-        .register(handler)
-        .build(Feed {
-            left: AtomicUsize::new(events),
-        })?;
+    let mut builder = App::builder().without_discovered_handlers();
+    for n in 0..handlers {
+        let counter = Arc::clone(&sum);
+        builder = builder.register(Handler::on(&format!("noop{n}"), move |event: Payload| {
+            // Without the box the compiler could leave out the decoding.
+            counter.fetch_add(std::hint::black_box(event.n), Ordering::Relaxed);
+            std::future::ready(())
+        }));
+    }
+    let app = builder.build(Feed {
+        left: AtomicUsize::new(events),
+    })?;
 
     let report = app.consumer().concurrency(64).until_idle().run().await?;
     let is_whole = report.counts.handled == events as u64
-        && sum.load(Ordering::Relaxed) == 7 * report.counts.handled;
+        && sum.load(Ordering::Relaxed) == 7 * report.counts.handled * handlers as u64;
     is_whole
         .then_some(())
         .ok_or_else(|| format!("not all of {events} events were handled: {report}").into())

@@ -24,6 +24,7 @@ mod conclude;
 pub(crate) mod dispatcher;
 pub(crate) mod in_place;
 pub(crate) mod inline;
+mod join;
 pub(crate) mod log;
 mod lost_lease;
 mod open_batches;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 
 use crate::clock::EngineClock;
 use crate::delivery::attempt::Attempt;
@@ -14,6 +14,7 @@ use crate::dispatch::batcher::run_in_batch;
 use crate::dispatch::commit_order::CommitOrder;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::in_place::in_a_task;
+use crate::dispatch::join::join;
 use crate::dispatch::log::log_delivery;
 use crate::dispatch::permit::permit;
 use crate::dispatch::place::Place;
@@ -27,6 +28,10 @@ use crate::message::settlement::{HandlerMark, Progress};
 
 /// With more handlers than these a delivery is not handled in place: together they take too long.
 const MAX_QUICK_HANDLERS: usize = 4;
+
+/// Up to so many handlers `join_all` keeps in one list, which takes the least. More of them get an allocation
+/// each.
+const FEW_HANDLERS: usize = 30;
 
 /// A delivery with all its handlers, and how far these had come in earlier deliveries.
 #[derive(Clone, Copy)]
@@ -108,7 +113,12 @@ impl Dispatcher {
             let runs = group.iter().map(|handler| {
                 self.run_and_commit(handler, dispatch, place.as_deref(), order.as_deref())
             });
-            let outcomes = join_all(runs).await;
+            let running = match group.len() {
+                0..=FEW_HANDLERS => Either::Left(join_all(runs)),
+                // In a box: most deliveries need no room for it.
+                _ => Either::Right(Box::pin(join(runs))),
+            };
+            let outcomes = running.await;
             ran.extend(group.iter().map(|handler| &**handler).zip(outcomes));
         }
         ran
