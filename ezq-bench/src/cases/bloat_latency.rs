@@ -30,8 +30,9 @@ pub(super) const CASE: Case = Case {
     run: |options, database| Box::pin(run(options, database)),
 };
 
-/// How many events are handled first.
-const BEFORE: usize = 150_000;
+/// How many batches are handled first.
+const BATCHES: usize = 150;
+/// The most events of a batch.
 const BATCH: usize = 1000;
 /// How many are measured: those of 15 s.
 const EVENTS: usize = 12_000;
@@ -67,7 +68,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
 
     let mut settings = database.settings().await?;
     settings.insert("events".into(), json!(events));
-    settings.insert("handled_before".into(), json!(BEFORE));
+    settings.insert("handled_before".into(), json!(BATCHES * events.min(BATCH)));
     let part = |name, pairs| {
         Outcome::of(CASE.measure(), Figures::Pairs(pairs), settings.clone()).part(name, None)
     };
@@ -87,12 +88,17 @@ async fn pass_through(database: &Database, name: &str, events: usize) -> Result<
         .await?;
     let consumer = ezq.consumer().queue(&queue).spawn();
 
-    handle_before(&ezq, &queue, &mut started).await?;
+    let batch = events.min(BATCH);
+    handle_before(&ezq, (&queue, batch), &mut started).await?;
     let times = measure(&ezq, (&queue, PERIOD), &mut started, events).await?;
 
     consumer.stop();
     let handled = consumer.await?.counts.handled;
-    check("the number of events handled", handled, BEFORE + events)?;
+    check(
+        "the number of events handled",
+        handled,
+        BATCHES * batch + events,
+    )?;
     drop_queue(&ezq, name, 0).await?;
     drop_queue(&ezq, &queue.dead_letters(), 0).await?;
     ezq.close().await;
@@ -100,11 +106,15 @@ async fn pass_through(database: &Database, name: &str, events: usize) -> Result<
 }
 
 /// Has events handled, which leave their dead rows.
-async fn handle_before(ezq: &Ezq, queue: &QueueName, started: &mut Started) -> Result<()> {
-    for first in (0..BEFORE).step_by(BATCH) {
-        let batch: Vec<Payload> = (first..first + BATCH).map(Payload::new).collect();
-        ezq.publish_all(&batch).queue(queue).await?;
-        for _ in 0..BATCH {
+async fn handle_before(
+    ezq: &Ezq,
+    (queue, batch): (&QueueName, usize),
+    started: &mut Started,
+) -> Result<()> {
+    for first in (0..BATCHES).map(|n| n * batch) {
+        let events: Vec<Payload> = (first..first + batch).map(Payload::new).collect();
+        ezq.publish_all(&events).queue(queue).await?;
+        for _ in 0..batch {
             next(started).await?;
         }
     }
