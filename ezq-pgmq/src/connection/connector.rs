@@ -85,6 +85,10 @@ const FOR_EACH_CALL: &str = "SET plan_cache_mode = force_custom_plan";
 /// A row policy would make a queue look empty: this makes it an error.
 const ALL_ROWS: &str = "SET row_security = off";
 
+/// How many statements a session that claims or settles keeps prepared. Each queue has a few of its own, and
+/// one that is not kept is planned at each call.
+const KEPT_STATEMENTS: usize = 1000;
+
 /// Opens connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
@@ -175,8 +179,11 @@ impl Connector {
     }
 
     pub(crate) async fn open(&self, planning: Planning) -> Result<Session> {
-        let options = self.options();
+        let mut options = self.options();
         tls::check(&options)?;
+        if planning == Planning::ByIndex {
+            options = options.statement_cache_capacity(KEPT_STATEMENTS);
+        }
 
         let open = async {
             let mut connection = options.connect().await?;
