@@ -22,7 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ezq_core::message::QueueName;
 
 /// A scan from the front is slow if it takes longer than this, and than [`EACH`] for each message.
-const QUICK: Duration = Duration::from_millis(4);
+const QUICK: Duration = Duration::from_millis(10);
 /// How long a scan may take for each message that it claims.
 const EACH: Duration = Duration::from_micros(30);
 /// How far before a claim that left nothing the next one starts: most transactions are shorter.
@@ -101,6 +101,12 @@ impl ClaimCursors {
         }
     }
 
+    /// Whether claims of the queue start elsewhere than at the front.
+    pub(crate) fn has(&self, queue: &QueueName) -> bool {
+        let cursor = self.cursors().get(queue).copied();
+        cursor.is_some_and(|cursor| cursor.at.is_some())
+    }
+
     /// After how long the next claim starts at the front, if others do not.
     pub(crate) fn front_in(&self, queue: &QueueName) -> Option<Duration> {
         let front = self.cursors().get(queue)?.front;
@@ -154,5 +160,62 @@ impl ClaimCursors {
     fn cursors(&self) -> MutexGuard<'_, HashMap<QueueName, Cursor>> {
         // Cursors are hints: the next scan from the front corrects them.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: Start, took: Duration) -> ClaimRun {
+        ClaimRun {
+            start,
+            ended: None,
+            made_at: Some(DateTime::UNIX_EPOCH + TimeDelta::seconds(60)),
+            took,
+            count: 0,
+        }
+    }
+
+    #[test]
+    fn only_several_slow_scans_in_a_row_leave_a_place_to_start_at() {
+        let queue = QueueName::new("orders").unwrap();
+        let cursors = ClaimCursors::default();
+        for took in [QUICK, QUICK, Duration::ZERO, QUICK, QUICK] {
+            cursors.record(&queue, &run(Start::Front, took));
+            assert!(!cursors.has(&queue));
+            assert_eq!(cursors.start(&queue), Start::Front);
+        }
+
+        cursors.record(&queue, &run(Start::Front, LONGEST));
+        assert!(cursors.has(&queue));
+        let at = DateTime::UNIX_EPOCH + TimeDelta::seconds(59);
+        assert_eq!(cursors.start(&queue), Start::Cursor(at));
+
+        // It never goes back, but to the front.
+        let mut earlier = run(Start::Cursor(at), QUICK);
+        earlier.made_at = Some(DateTime::UNIX_EPOCH);
+        cursors.record(&queue, &earlier);
+        assert_eq!(cursors.start(&queue), Start::Cursor(at));
+        cursors.forget(&queue);
+        assert_eq!(cursors.start(&queue), Start::Front);
+    }
+
+    #[test]
+    fn a_claim_that_reaches_back_is_due_after_a_share_of_the_time() {
+        let queue = QueueName::new("orders").unwrap();
+        let cursors = ClaimCursors::default();
+        for _ in 0..SLOW_SCANS {
+            cursors.record(&queue, &run(Start::Front, LONGEST));
+        }
+        let Start::Cursor(at) = cursors.start(&queue) else {
+            panic!("no cursor");
+        };
+
+        cursors.record(&queue, &run(Start::Far(at - FAR), Duration::ZERO));
+        assert_eq!(cursors.start(&queue), Start::Far(at - FAR));
+        cursors.record(&queue, &run(Start::Far(at - FAR), LONGEST));
+        assert_eq!(cursors.start(&queue), Start::Cursor(at));
+        assert!(cursors.front_in(&queue).unwrap() <= LONGEST);
     }
 }

@@ -16,7 +16,7 @@ impl SharedLooks for PgmqEngine {
         // Each partition is a table with indexes to lock. And where the front of the index is slow to read,
         // claims begin elsewhere.
         let is_apart = inner.claims.partitions.are_several(&request.queue)
-            || inner.claims.cursors.front_in(&request.queue).is_some();
+            || inner.claims.cursors.has(&request.queue);
         if is_apart {
             sleep(request.patience).await;
             return Looked::Perhaps;

@@ -59,7 +59,8 @@ async fn claims_of_a_few_messages_do_not_read_all_dead_rows() {
     assert_eq!(acknowledge_all(&engine, &queue).await, 1);
     let _holder = hold_dead_rows(&queue).await;
 
-    let (read, claimed) = reads_by(engine, &queue, "SELECT", async |engine| {
+    let url = server().await.url();
+    let (read, claimed) = reads_by(&url, engine, &queue, "SELECT", async |engine| {
         let mut claimed = 0;
         for _ in 0..100 {
             publish(engine, &queue, &["1", "2"]).await;
@@ -116,7 +117,8 @@ async fn a_claim_that_drains_starts_at_the_front() {
 async fn counting_a_large_queue_again_and_again_reads_it_a_few_times() {
     let (engine, queue) = engine_and_queue().await;
     let _holder = hold_dead_rows(&queue).await;
-    let (read, ()) = reads_by(engine, &queue, "SELECT", async |engine| {
+    let url = server().await.url();
+    let (read, ()) = reads_by(&url, engine, &queue, "SELECT", async |engine| {
         for _ in 0..200 {
             assert_eq!(engine.stats(&queue).await.unwrap().ready, 0);
             assert_eq!(engine.lag(&queue).await.unwrap(), None);
@@ -158,7 +160,8 @@ async fn take_one(engine: &PgmqEngine, queue: &QueueName) -> usize {
 async fn claims_in_transactions_do_not_read_all_dead_rows() {
     let (engine, queue) = engine_and_queue().await;
     let _holder = hold_dead_rows(&queue).await;
-    let (read, claimed) = reads_by(engine, &queue, "SELECT", async |engine| {
+    let url = server().await.url();
+    let (read, claimed) = reads_by(&url, engine, &queue, "SELECT", async |engine| {
         let mut claimed = 0;
         for _ in 0..50 {
             publish(engine, &queue, &["1"]).await;

@@ -6,10 +6,21 @@ use std::time::Duration;
 use ezq_core::engine::{Engine, LeaseRequest};
 use ezq_core::message::QueueName;
 use ezq_pgmq::PgmqEngine;
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use crate::keys::*;
 use crate::support::*;
+
+/// An engine and its queue in a database of their own. Elsewhere it would look for the leases of other tests'
+/// engines that are gone, which reads what is leased.
+async fn alone() -> (String, PgmqEngine, QueueName) {
+    let url = fresh_database().await;
+    let engine = engine_at(&url).await;
+    let queue = unique("q");
+    engine.ensure_queue(&queue).await.unwrap();
+    (url, engine, queue)
+}
 
 /// How many rows and index entries of a queue's table were read, by the statistics, once the
 /// backends that read them have ended.
@@ -39,6 +50,7 @@ async fn warm(engine: &PgmqEngine, queue: &QueueName) {
 
 /// How much some claims read, each of which reads something.
 pub(crate) async fn reads_of(
+    url: &str,
     engine: PgmqEngine,
     queue: &QueueName,
     claims: usize,
@@ -51,17 +63,18 @@ pub(crate) async fn reads_of(
         }
         claimed
     };
-    reads_by(engine, queue, sql, work).await
+    reads_by(url, engine, queue, sql, work).await
 }
 
 /// How much an engine's work reads, which is something, and its result.
 pub(crate) async fn reads_by<T>(
+    url: &str,
     engine: PgmqEngine,
     queue: &QueueName,
     sql: &str,
     work: impl AsyncFnOnce(&PgmqEngine) -> T,
 ) -> (i64, T) {
-    let mut own = connection().await;
+    let mut own = PgConnection::connect(url).await.unwrap();
     run(&mut own, sql).await;
     run(&mut own, "SELECT pg_stat_force_next_flush()").await;
 
@@ -85,7 +98,7 @@ pub(crate) async fn reads_by<T>(
 
 #[tokio::test]
 async fn no_claim_reads_100_000_messages_of_a_hot_key() {
-    let (engine, queue) = engine_and_queue().await;
+    let (url, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     let sql = format!(
@@ -97,14 +110,14 @@ async fn no_claim_reads_100_000_messages_of_a_hot_key() {
          INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 100)"
     );
 
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
+    let (read, claimed) = reads_of(&url, engine, &queue, 10, &sql).await;
     assert!(claimed > 500, "{claimed} claimed");
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
 }
 
 #[tokio::test]
 async fn no_claim_reads_all_of_100_000_keys() {
-    let (engine, queue) = engine_and_queue().await;
+    let (url, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     let sql = format!(
@@ -113,14 +126,14 @@ async fn no_claim_reads_all_of_100_000_keys() {
          FROM generate_series(1, 100000) n"
     );
 
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
+    let (read, claimed) = reads_of(&url, engine, &queue, 10, &sql).await;
     assert_eq!(claimed, 1000);
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
 }
 
 #[tokio::test]
 async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
-    let (engine, queue) = engine_and_queue().await;
+    let (url, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     let sql = format!(
@@ -133,14 +146,14 @@ async fn keys_that_are_leased_or_delayed_cost_an_idle_claim_nothing() {
          FROM generate_series(1, 100) n"
     );
 
-    let (read, claimed) = reads_of(engine, &queue, 10, &sql).await;
+    let (read, claimed) = reads_of(&url, engine, &queue, 10, &sql).await;
     assert_eq!(claimed, 0);
     assert!(read < 40_000, "{read} rows read to claim nothing");
 }
 
 #[tokio::test]
 async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
-    let (engine, queue) = engine_and_queue().await;
+    let (url, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     // Analysed while nothing was leased.
@@ -155,14 +168,14 @@ async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
          FROM generate_series(1, 20000) n"
     );
 
-    let (read, claimed) = reads_of(engine, &queue, 10, &due).await;
+    let (read, claimed) = reads_of(&url, engine, &queue, 10, &due).await;
     assert_eq!(claimed, 1000);
     assert!(read < 40_000, "{read} rows read to claim {claimed}");
 }
 
 #[tokio::test]
 async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
-    let (engine, queue) = engine_and_queue().await;
+    let (url, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     let keys: Vec<String> = (0..10).map(|key| key.to_string()).collect();
@@ -204,7 +217,7 @@ async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
 #[tokio::test]
 async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
     for analyze in ["", "ANALYZE"] {
-        let (engine, queue) = engine_and_queue().await;
+        let (url, engine, queue) = alone().await;
         warm(&engine, &queue).await;
 
         let table = format!("pgmq.q_{queue}");
@@ -230,7 +243,7 @@ async fn a_list_of_blocked_keys_reads_nothing_of_100_000_free_ones() {
         );
 
         let list = async |engine: &PgmqEngine| engine.blocked_keys(&queue, 1000).await.unwrap();
-        let (read, blocked) = reads_by(engine, &queue, &sql, list).await;
+        let (read, blocked) = reads_by(&url, engine, &queue, &sql, list).await;
         assert_eq!(blocked.len(), 100, "{analyze}");
 
         // Which rows ANALYZE samples is chance, and moves the plan: 2,442 were read once.

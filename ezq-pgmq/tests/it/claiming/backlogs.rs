@@ -238,7 +238,8 @@ async fn claims_do_not_walk_past_what_a_snapshot_keeps_each_time() {
     let more = format!(
         "INSERT INTO pgmq.q_{queue} (vt, message) SELECT now(), '1' FROM generate_series(1, 5000)"
     );
-    let (read, claimed) = reads_of(engine, &queue, 40, &more).await;
+    let url = server().await.url();
+    let (read, claimed) = reads_of(&url, engine, &queue, 40, &more).await;
     assert_eq!(claimed, 4000);
     // Of 40 claims at most a few start at the front.
     assert!(read < 10 * 400_000, "{read} rows read to claim {claimed}");
