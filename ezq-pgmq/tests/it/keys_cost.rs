@@ -175,7 +175,7 @@ async fn leases_of_others_cost_a_claim_nothing_whatever_the_statistics_say() {
 
 #[tokio::test]
 async fn a_claim_takes_runs_of_as_many_keys_as_are_of_use() {
-    let (url, engine, queue) = alone().await;
+    let (_, engine, queue) = alone().await;
     warm(&engine, &queue).await;
 
     let keys: Vec<String> = (0..10).map(|key| key.to_string()).collect();
