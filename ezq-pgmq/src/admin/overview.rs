@@ -138,6 +138,7 @@ pub(crate) fn take_seat() -> QueryScalar<'static, Postgres, bool, PgArguments> {
 /// totals are the server's statistics on the table and its partitions.
 fn statement(queue: &QueueName, has_dead: bool) -> String {
     let table = sql::table(queue);
+    let tables = sql::tables_of(&table);
     let returned = sql::returned("l.headers");
     let dead = match has_dead {
         true => format!(
@@ -161,9 +162,7 @@ fn statement(queue: &QueueName, has_dead: bool) -> String {
          FROM (SELECT sum(pg_stat_get_tuples_inserted(p.oid))::bigint AS stored,
                       sum(pg_stat_get_tuples_deleted(p.oid))::bigint AS removed,
                       greatest(count(*) - 1, 1) AS partitions
-               FROM (SELECT '{table}'::regclass::oid AS oid UNION ALL
-                     SELECT i.inhrelid FROM pg_catalog.pg_inherits i
-                     WHERE i.inhparent = '{table}'::regclass) p) parts,
+               FROM ({tables}) p) parts,
               (SELECT count(*) AS seen,
                       count(*) FILTER (WHERE l.read_ct = 0) AS scheduled,
                       count(*) FILTER (WHERE l.read_ct > 0 AND {returned} < l.read_ct) AS leased,

@@ -99,12 +99,8 @@ pub(crate) async fn purge(
 
 /// The size of a queue's table and its partitions, in bytes.
 fn size(table: &str) -> String {
-    format!(
-        "(SELECT sum(pg_relation_size(p.oid))::bigint
-          FROM (SELECT '{table}'::regclass::oid AS oid UNION ALL
-                SELECT i.inhrelid FROM pg_catalog.pg_inherits i
-                WHERE i.inhparent = '{table}'::regclass) p)"
-    )
+    let tables = sql::tables_of(table);
+    format!("(SELECT sum(pg_relation_size(p.oid))::bigint FROM ({tables}) p)")
 }
 
 /// For how long the oldest due message has been due. It is the first entry of the index on `vt`; those of

@@ -155,3 +155,12 @@ pub(crate) fn returned_once_more(headers: &str, covers: &str) -> String {
         returned(headers)
     )
 }
+
+/// The oids of a queue's table and of its partitions: a query with the column `oid`.
+pub(crate) fn tables_of(table: &str) -> String {
+    format!(
+        "SELECT '{table}'::regclass::oid AS oid UNION ALL
+                     SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                     WHERE i.inhparent = '{table}'::regclass"
+    )
+}
