@@ -1,7 +1,7 @@
 //! The database that is measured, and what every result says about it.
 
 use ezq::pgmq::embedded::EmbeddedPostgres;
-use ezq::sqlx::{Connection, PgConnection, query_as, query_scalar};
+use ezq::sqlx::{Connection, PgConnection, query, query_as, query_scalar};
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
@@ -36,6 +36,21 @@ impl Database {
 
     pub(crate) async fn connect(&self) -> Result<PgConnection> {
         Ok(PgConnection::connect(&self.url).await?)
+    }
+
+    /// A session that holds a snapshot until it is closed: what is removed meanwhile stays in tables and
+    /// indexes.
+    pub(crate) async fn hold_snapshot(&self) -> Result<PgConnection> {
+        let mut connection = self.connect().await?;
+        // At this level the snapshot of the first statement is kept to the end.
+        query("begin isolation level repeatable read")
+            .execute(&mut connection)
+            .await?;
+        // `begin` takes no snapshot. The first statement does.
+        query("select count(*) from pgmq.meta")
+            .execute(&mut connection)
+            .await?;
+        Ok(connection)
     }
 
     /// The settings on which figures depend: versions, durability, processor.

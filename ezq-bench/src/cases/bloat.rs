@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ezq::QueueName;
 use ezq::engine::Engine as _;
 use ezq::prelude::*;
-use ezq::sqlx::{Connection as _, query};
+use ezq::sqlx::Connection as _;
 use serde_json::json;
 
 use crate::application::{Application, CONCURRENCY};
@@ -46,17 +46,9 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
         CASE.name,
         options.repetitions(REPETITIONS),
         |n| async move {
-            let mut other = database.connect().await?;
-            let mut open = other
-                // At this level the snapshot of the first statement is kept to the end.
-                .begin_with("begin isolation level repeatable read")
-                .await?;
-            // `begin` takes no snapshot. The first statement does.
-            query("select count(*) from pgmq.meta")
-                .execute(&mut *open)
-                .await?;
+            let snapshot = database.hold_snapshot().await?;
             let run = pass_through(ezq, &format!("bench_bloat_{n}"), of_pair(n)).await?;
-            open.rollback().await?;
+            snapshot.close().await?;
             Ok(run)
         },
         |n| async move { pass_through(ezq, &format!("bench_bloat_plain_{n}"), of_pair(n)).await },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ezq::QueueName;
 use ezq::prelude::*;
-use ezq::sqlx::{Connection as _, query};
+use ezq::sqlx::Connection as _;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -48,17 +48,9 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let mut tail = Pairs::default();
     for n in 0..repetitions {
         let plain = pass_through(database, &format!("bench_bloat_plain_{n}"), events).await?;
-        let mut other = database.connect().await?;
-        let mut open = other
-            // At this level the snapshot of the first statement is kept to the end.
-            .begin_with("begin isolation level repeatable read")
-            .await?;
-        // `begin` takes no snapshot. The first statement does.
-        query("select count(*) from pgmq.meta")
-            .execute(&mut *open)
-            .await?;
+        let snapshot = database.hold_snapshot().await?;
         let own = pass_through(database, &format!("bench_bloat_{n}"), events).await?;
-        open.rollback().await?;
+        snapshot.close().await?;
 
         middle.push(percentile(&own, 50), percentile(&plain, 50));
         tail.push(percentile(&own, 99), percentile(&plain, 99));
