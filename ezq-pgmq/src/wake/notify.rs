@@ -185,13 +185,16 @@ fn bump(counter: &watch::Sender<u64>) {
     counter.send_modify(|count| *count = count.wrapping_add(1));
 }
 
+/// Sends notifications, and waits neither for the disk nor for a standby: what they are about has been
+/// committed, and after a crash of the server consumers look by themselves.
 async fn notify(connection: &mut PgConnection, queues: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "SELECT pg_catalog.pg_notify($1, queue) FROM pg_catalog.unnest($2::text[]) AS queue",
-    )
-    .bind(CHANNEL)
-    .bind(queues)
-    .execute(connection)
-    .await
-    .map(|_| ())
+    let statement = "SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+                            pg_catalog.pg_notify($1, queue)
+                     FROM pg_catalog.unnest($2::text[]) AS queue";
+    sqlx::query(statement)
+        .bind(CHANNEL)
+        .bind(queues)
+        .execute(connection)
+        .await
+        .map(|_| ())
 }
