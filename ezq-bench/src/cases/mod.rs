@@ -41,6 +41,7 @@ use crate::error::Result;
 pub(crate) const ALL: &[Case] = &[
     publish::ONE,
     publish::BATCH,
+    publish::BULK,
     publish_concurrent::CASE,
     broadcast::ONE,
     broadcast::THREE,

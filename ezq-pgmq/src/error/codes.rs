@@ -53,6 +53,11 @@ pub(crate) fn is_permission(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("42501")
 }
 
+/// The server does not do this at all, or not with this table.
+pub(crate) fn is_unsupported(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("0A000")
+}
+
 /// An earlier statement of the same transaction failed.
 pub(crate) fn is_aborted(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25P02")

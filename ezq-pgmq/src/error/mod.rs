@@ -14,8 +14,8 @@ mod timeouts;
 
 pub(crate) use codes::{
     is_aborted, is_cancelled, is_conflict, is_data, is_isolated, is_login, is_name, is_no_number,
-    is_of_row, is_permission, is_read_only, is_refusal, is_reshaped, is_untranslatable,
-    keeps_connection,
+    is_of_row, is_permission, is_read_only, is_refusal, is_reshaped, is_unsupported,
+    is_untranslatable, keeps_connection,
 };
 pub(crate) use conversion::{
     is_unsendable, kind, of, on_queue, queue_missing, read_only, timed_out, took_too_long,

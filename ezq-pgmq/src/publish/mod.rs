@@ -2,6 +2,7 @@
 //! brokers.
 
 pub(crate) mod broadcast;
+mod copy;
 pub(crate) mod dedupe;
 pub(crate) mod group_commit;
 mod insert;

@@ -50,6 +50,22 @@ impl Row {
         self.keyed
     }
 
+    pub(crate) fn body(&self) -> &str {
+        &self.body
+    }
+
+    pub(crate) fn headers(&self) -> Option<&str> {
+        self.headers.as_deref()
+    }
+
+    /// When it is due, in microseconds of Unix time, as [`DUE`] has it.
+    pub(crate) fn due_us(&self, now_us: i64, place: i64, twin: i64) -> i64 {
+        match self.at.map(|at| at.timestamp_micros()) {
+            Some(at_us) if at_us > now_us => at_us.saturating_add(twin),
+            _ => now_us.saturating_add(self.after_us).saturating_add(place),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.body.len() + self.headers.as_ref().map_or(0, String::len)
     }
@@ -133,9 +149,9 @@ pub(crate) fn with_columns<'q>(
     query.bind(afters).bind(times).bind(twins(rows))
 }
 
-// How many earlier rows are due at exactly the same time. Each later one is due a microsecond after
-// them.
-fn twins(rows: &[Row]) -> Vec<i64> {
+/// How many earlier rows are due at exactly the same time. Each later one is due a microsecond after
+/// them.
+pub(crate) fn twins(rows: &[Row]) -> Vec<i64> {
     let mut seen: HashMap<i64, i64> = HashMap::new();
     rows.iter()
         .map(|row| {

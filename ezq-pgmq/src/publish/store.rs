@@ -7,6 +7,7 @@ use std::time::Duration;
 use ezq_core::Error;
 use ezq_core::engine::PublishOutcome;
 use ezq_core::message::QueueName;
+use sqlx::postgres::PgConnection;
 
 use crate::config::Place;
 use crate::connection::dedicated::limit;
@@ -14,6 +15,7 @@ use crate::connection::pool::Pool;
 use crate::connection::stop::{Stopper, mark};
 use crate::error;
 use crate::message::storable;
+use crate::publish::copy;
 use crate::publish::insert::insert;
 use crate::publish::row::Row;
 
@@ -50,7 +52,7 @@ impl Store {
             let stored = async {
                 let mut connection = limit(self.stopper.patience, self.pool.acquire()).await?;
                 let insertion = async {
-                    let stored = insert(&mut connection, queue, part).await;
+                    let stored = store(&mut connection, queue, part).await;
                     connection.end(stored)
                 };
                 self.stopper.limit(&mark(Some(queue)), insertion).await
@@ -86,6 +88,19 @@ impl Store {
 
         outcomes
     }
+}
+
+async fn store(
+    connection: &mut PgConnection,
+    queue: &QueueName,
+    rows: &[Row],
+) -> Result<Vec<PublishOutcome>, sqlx::Error> {
+    // Dedupe keys need a statement that compares.
+    let is_copied = rows.len() >= copy::LEAST && rows.iter().all(|row| row.dedupe.is_none());
+    if is_copied && let Some(stored) = copy::copy(connection, queue, rows).await? {
+        return Ok(stored);
+    }
+    insert(connection, queue, rows).await
 }
 
 fn halve<'a>(part: &'a [Row], parts: &mut Vec<&'a [Row]>) {

@@ -355,8 +355,11 @@ async fn publishes_nothing_later(config: PgmqConfig) {
     publish(&engine, &queue, &["1"]).await;
     let (mut holder, pid) = holder(&format!("LOCK TABLE pgmq.q_{queue} IN SHARE MODE")).await;
 
-    for message in [message(&queue, "2"), keyed(&queue, "3", "key")] {
-        let error = timeout(CEILING, engine.publish(vec![message]))
+    let one = vec![message(&queue, "2")];
+    let key = vec![keyed(&queue, "3", "key")];
+    let many = vec![message(&queue, "5"); 1000];
+    for messages in [one, key, many] {
+        let error = timeout(CEILING, engine.publish(messages))
             .await
             .unwrap()
             .unwrap_err();

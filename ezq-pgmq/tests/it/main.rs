@@ -30,6 +30,7 @@ mod claiming;
 mod conformance;
 #[cfg(feature = "embedded")]
 mod connecting;
+mod copying;
 #[cfg(feature = "embedded")]
 mod dead_letters;
 #[cfg(feature = "embedded")]
