@@ -70,8 +70,11 @@ pub(crate) async fn copy(
         Err(failure) => return Err(failure),
     };
 
-    let stored = |id| PublishOutcome::Stored(receipts::dated(id, taken.now));
-    Ok(Some(taken.ids.into_iter().map(stored).collect()))
+    let ids = taken
+        .ids
+        .into_iter()
+        .map(|id| receipts::dated(id, taken.now));
+    Ok(Some(ids.map(PublishOutcome::Stored).collect()))
 }
 
 /// Takes ids from the sequence of the queue's table, if it has one.
