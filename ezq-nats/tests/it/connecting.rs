@@ -1,6 +1,5 @@
 //! Servers that are absent, refuse the user, come late or are killed; and what errors tell of secrets.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use ezq::ErrorKind;
@@ -9,13 +8,7 @@ use ezq::error::error_chain;
 use ezq_nats::{NatsConfig, NatsSink};
 
 use crate::sending::message;
-use crate::server::{BOTH, Server, Version};
-
-/// A port on which nobody listens.
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
-}
+use crate::server::{BOTH, Server, Version, free_port};
 
 #[tokio::test]
 async fn a_server_that_is_absent_is_an_error_that_says_what_to_do() {

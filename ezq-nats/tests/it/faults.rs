@@ -108,10 +108,10 @@ pub(crate) fn app(engine: JetStreamEngine, ledger: &Path) -> App {
 pub(crate) struct Worker(Child);
 
 impl Worker {
-    pub(crate) fn start(server: &Server, ledger: &Ledger) -> Self {
+    pub(crate) fn start(servers: &str, ledger: &Ledger) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "faults::worker", "--nocapture"])
-            .env(SERVER, server.url())
+            .env(SERVER, servers)
             .env(LEDGER, &ledger.0)
             .spawn();
         Self(child.unwrap())
@@ -161,7 +161,7 @@ pub(crate) async fn until_empty(engine: &JetStreamEngine) {
 }
 
 /// Waits until so many events were handled.
-async fn until_handled(ledger: &Ledger, count: usize) {
+pub(crate) async fn until_handled(ledger: &Ledger, count: usize) {
     let began = Instant::now();
     while ledger.read().len() < count {
         assert!(
@@ -215,9 +215,9 @@ async fn killed_workers_and_servers_lose_no_event() {
     let engine = engine(&server.url(), LEASE).await;
     publish(&engine, &ledger, EVENTS).await;
 
-    let _steady = Worker::start(&server, &ledger);
+    let _steady = Worker::start(&server.url(), &ledger);
     for round in 1..=4 {
-        let killed = Worker::start(&server, &ledger);
+        let killed = Worker::start(&server.url(), &ledger);
         until_handled(&ledger, round * 400).await;
         drop(killed);
         if round % 2 == 0 {
@@ -246,7 +246,7 @@ async fn a_partition_costs_no_event() {
     let direct = engine(&server.url(), LEASE).await;
     publish(&direct, &ledger, EVENTS).await;
 
-    let proxy = Proxy::start(server.url().replace("nats://", "")).await;
+    let proxy = Proxy::start(server.address()).await;
     let cut_off = app(engine(&proxy.url(), LEASE).await, &ledger.0);
     let cut_off = cut_off.consumer().queue("work").spawn();
     until_handled(&ledger, 300).await;

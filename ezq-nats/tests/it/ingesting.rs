@@ -60,7 +60,7 @@ async fn kill_both(test: &str, version: Version, db: &TestDatabase) {
         put(&server.jetstream().await, sent..sent + 400).await;
         sent += 400;
         let begun = rows(&mut database).await.0;
-        let workers = [(), ()].map(|()| Worker::start(Role::Ingest, &db.url(), &server));
+        let workers = [(), ()].map(|()| Worker::start(Role::Ingest, &db.url(), &server.url()));
         until("messages are stored", async || {
             rows(&mut database).await.0 > begun
         })
@@ -69,7 +69,7 @@ async fn kill_both(test: &str, version: Version, db: &TestDatabase) {
         drop(workers);
     }
 
-    let worker = Worker::start(Role::Ingest, &db.url(), &server);
+    let worker = Worker::start(Role::Ingest, &db.url(), &server.url());
     for _ in 0..2 {
         put(&server.jetstream().await, sent..sent + 400).await;
         sent += 400;

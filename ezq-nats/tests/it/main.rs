@@ -1,6 +1,7 @@
 //! The crate against real servers, which the tests start, kill and start again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod cluster;
 mod conformance;
 mod conforming;
 mod connecting;

@@ -30,14 +30,14 @@ async fn kill_both(test: &str, version: Version, db: TestDatabase) {
 
     for _ in 0..3 {
         let before = stored(&context).await;
-        let relay = Worker::start(Role::Relay, &db.url(), &server);
+        let relay = Worker::start(Role::Relay, &db.url(), &server.url());
         until("the relay sends", async || {
             stored(&context).await > before + 200
         })
         .await;
         drop(relay);
     }
-    let relay = Worker::start(Role::Relay, &db.url(), &server);
+    let relay = Worker::start(Role::Relay, &db.url(), &server.url());
     for _ in 0..2 {
         // The queue tells how far the relay is, whatever the server's clients see of it.
         let before = waiting(&app).await;

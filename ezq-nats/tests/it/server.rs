@@ -40,6 +40,20 @@ impl Version {
         };
         found.clone()
     }
+
+    /// The program. `None`, with a line on stderr, if the machine has no such server.
+    fn demand(self, test: &str) -> Option<PathBuf> {
+        let program = self.program();
+        if program.is_none() {
+            let demanded = std::env::var_os("REQUIRE_ALL_TESTS").is_some();
+            assert!(!demanded, "{test} needs a nats-server {self:?}");
+            eprintln!(
+                "SKIPPED {test}: nats-server {self:?} is missing (Debian: nats-server; \
+                 newer: .ci/server nats-server)"
+            );
+        }
+        program
+    }
 }
 
 /// Kept alive for a test; killed when it is dropped.
@@ -55,19 +69,33 @@ impl Server {
     /// Starts a server with JetStream; `config` is added to its configuration. `None`, with a line on
     /// stderr, if the machine has no such server.
     pub(crate) fn start(test: &str, version: Version, config: &str) -> Option<Self> {
-        let Some(program) = version.program() else {
-            let demanded = std::env::var_os("REQUIRE_ALL_TESTS").is_some();
-            assert!(!demanded, "{test} needs a nats-server {version:?}");
-            eprintln!(
-                "SKIPPED {test}: nats-server {version:?} is missing (Debian: nats-server; \
-                 newer: .ci/server nats-server)"
-            );
-            return None;
-        };
+        let program = version.demand(test)?;
+        Some(Self::of(program, version, free_port(), config))
+    }
 
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+    /// Starts servers that keep streams together, the first of them by the name `node-0`. `config` is added
+    /// to the configuration of each.
+    pub(crate) fn cluster(test: &str, count: usize, config: &str) -> Option<Vec<Self>> {
+        let version = Version::V2_15;
+        let program = version.demand(test)?;
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let routes: Vec<String> = ports
+            .iter()
+            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+            .collect();
+        let routes = routes.join(", ");
+
+        let nodes = ports.iter().enumerate().map(|(place, port)| {
+            let config = format!(
+                "server_name: node-{place}\n{config}\n\
+                 cluster {{ name: nodes, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+            );
+            Self::of(program.clone(), version, free_port(), &config)
+        });
+        Some(nodes.collect())
+    }
+
+    fn of(program: PathBuf, version: Version, port: u16, config: &str) -> Self {
         let process = std::process::id();
         let folder = std::env::temp_dir().join(format!("ezq-nats-{process}-{port}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -89,17 +117,21 @@ impl Server {
         std::fs::write(folder.join("server.conf"), text).unwrap();
 
         let child = spawn(&program, &folder, 1);
-        Some(Self {
+        Self {
             port,
             folder,
             program,
             starts: 1,
             child,
-        })
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address())
     }
 
     /// A connection of the test's own.
@@ -134,6 +166,12 @@ impl Drop for Server {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A port on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 /// Starts a server and waits until it takes connections.

@@ -36,7 +36,7 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
     let sink = NatsSink::connect(&server.url()).await.unwrap();
     sink.stream("OUTBOX", &["outbox"]).await.unwrap();
     let (app, mut database) = orders(&db).await;
-    let start = |role, server: &Server| Worker::start(role, &db.url(), server);
+    let start = |role, server: &Server| Worker::start(role, &db.url(), &server.url());
     let mut relay = start(Role::Relay, &server);
     let mut ingests = [(), ()].map(|()| start(Role::Ingest, &server));
 
@@ -106,7 +106,7 @@ async fn every_event_on_the_engine_ends_handled_or_dead() {
     let engine = engine(&server.url(), LEASE).await;
     engine.ensure_queue(&queue()).await.unwrap();
     let app = faults::app(engine.clone(), &ledger.0);
-    let start = |server: &Server| faults::Worker::start(server, &ledger);
+    let start = |server: &Server| faults::Worker::start(&server.url(), &ledger);
     let mut workers = [(), ()].map(|()| start(&server));
 
     let began = Instant::now();

@@ -10,8 +10,6 @@ use ezq::testing::TestEzq;
 use ezq_nats::{NatsConfig, NatsSink, NatsSource};
 use serde::{Deserialize, Serialize};
 
-use crate::server::Server;
-
 /// An event that is relayed.
 #[derive(Event, Serialize, Deserialize)]
 #[event(type = "step", queue = "outbox")]
@@ -19,7 +17,7 @@ pub(crate) struct Step {
     pub(crate) n: u32,
 }
 
-/// The variables that tell a worker what it is, its database and its server.
+/// The variables that tell a worker what it is, its database and its servers.
 const ROLE: &str = "WORKER_ROLE";
 const DATABASE: &str = "WORKER_DATABASE";
 const SERVER: &str = "WORKER_SERVER";
@@ -37,12 +35,12 @@ pub(crate) enum Role {
 pub(crate) struct Worker(Child);
 
 impl Worker {
-    pub(crate) fn start(role: Role, database: &str, server: &Server) -> Self {
+    pub(crate) fn start(role: Role, database: &str, servers: &str) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "workers::worker", "--nocapture"])
             .env(ROLE, format!("{role:?}"))
             .env(DATABASE, database)
-            .env(SERVER, server.url())
+            .env(SERVER, servers)
             .stdin(Stdio::piped())
             .spawn();
         Self(child.unwrap())
