@@ -46,6 +46,9 @@ impl NatsConfig {
     /// Servers by their URLs, separated by commas: `nats://`, or `tls://` for TLS. A URL may hold a user and
     /// a password, `nats://ada:secret@host:4222`, or a token, `nats://token@host:4222`.
     ///
+    /// With one `tls://` among them, nothing is sent to any server before TLS, nor to those that a cluster
+    /// names. A server that demands TLS gets it with `nats://` as well.
+    ///
     /// # Errors
     /// [`ErrorKind::Configuration`](ezq_core::ErrorKind::Configuration) if a URL is wrong.
     pub fn new(urls: &str) -> Result<Self> {
@@ -133,7 +136,8 @@ impl NatsConfig {
         self
     }
 
-    /// A file with a user's JWT and key, as `nsc` writes it. It is read for each connection.
+    /// A file with a user's JWT and key, as `nsc` writes it. It is read once, when a sink, a source or an
+    /// engine is made: after an exchange of the file, make a new one.
     #[must_use]
     pub fn credentials_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.identity = Identity::CredentialsFile(path.into());
@@ -189,7 +193,9 @@ impl NatsConfig {
             // A connection that dies in silence is given up after two pings without an answer.
             .ping_interval(PING_INTERVAL)
             // A worker waits for its server for as long as it takes.
-            .max_reconnects(None);
+            .max_reconnects(None)
+            // Else a server that another one names could do without, and would get the password.
+            .require_tls(self.servers.iter().any(ServerAddr::tls_required));
         options = match &self.identity {
             Identity::Nobody => options,
             Identity::User { name, password } => {
@@ -198,27 +204,36 @@ impl NatsConfig {
             Identity::Token(token) => options.token(token.clone()),
             Identity::CredentialsFile(path) => {
                 let read = options.credentials_file(path).await;
-                read.map_err(|error| unreadable(path, error))?
+                read.map_err(|error| unreadable(path, &error))?
             }
         };
 
         for path in &self.root_certificates {
+            check_readable(path)?;
             options = options.add_root_certificates(path.clone());
         }
         if let Some((certificate, key)) = &self.client_certificate {
+            check_readable(certificate)?;
+            check_readable(key)?;
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
         Ok(options)
     }
 }
 
-/// A credentials file that cannot be used. Of the error only the kind is kept: its text may hold the key.
-fn unreadable(path: &Path, error: std::io::Error) -> ezq_core::Error {
+/// Checks that a file is there. The client looks only when it connects, which it tries again for ever.
+fn check_readable(path: &Path) -> Result<()> {
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+/// A file that cannot be used. Of the error only the kind is kept: its text may hold the key.
+fn unreadable(path: &Path, error: &std::io::Error) -> ezq_core::Error {
     let path = path.display();
     let why = error.kind();
-    wrong_config(format!(
-        "the credentials file `{path}` cannot be read ({why})"
-    ))
+    wrong_config(format!("the file `{path}` cannot be read ({why})"))
 }
 
 impl fmt::Debug for NatsConfig {

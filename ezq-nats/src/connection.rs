@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, Event, ServerError};
+use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
 use bytes::Bytes;
 use ezq_core::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::NatsConfig;
-use crate::error::{away, not_connected};
+use crate::error::{away, not_connected, refused};
 
 /// How long the server may take to answer a call.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -53,6 +53,8 @@ struct Link {
     is_up: bool,
     /// How often it was lost. A loss and a return are seen here even if nobody looked in between.
     losses: u64,
+    /// Whether the server refused the user when the client last tried.
+    is_refused: bool,
 }
 
 impl Connection {
@@ -112,6 +114,7 @@ impl Connection {
         let waited = timeout(RECONNECT_LIMIT, link.wait_for(|link| link.is_up)).await;
         match waited {
             Ok(Ok(_)) => Ok(()),
+            _ if self.events.link.borrow().is_refused => Err(refused(&self.address)),
             _ => Err(away(&self.address)),
         }
     }
@@ -202,11 +205,20 @@ impl Events {
 
     fn note(&self, event: &Event) {
         match event {
-            Event::Connected => self.link.send_modify(|link| link.is_up = true),
+            Event::Connected => self.link.send_modify(|link| {
+                link.is_up = true;
+                link.is_refused = false;
+            }),
             Event::Disconnected | Event::Closed => self.link.send_modify(|link| {
                 link.is_up = false;
                 link.losses = link.losses.saturating_add(1);
             }),
+            // Of an attempt to connect that failed the client tells its kind, as a text.
+            Event::ClientError(ClientError::Other(kind)) => {
+                let refusal = ConnectErrorKind::AuthorizationViolation.to_string();
+                self.link
+                    .send_modify(|link| link.is_refused = *kind == refusal);
+            }
             Event::ServerError(ServerError::Other(text)) => self.note_forbidden(text),
             _ => {}
         }

@@ -2,22 +2,26 @@
 //! gets its addresses without credentials.
 
 use std::error::Error as _;
+use std::io;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::{ConnectError, ConnectErrorKind};
+use async_nats::{ConnectError, ConnectErrorKind, rustls};
 use ezq_core::{Error, ErrorKind};
+
+const CREDENTIALS_ADVICE: &str =
+    "check the user and the password, the token or the credentials file";
 
 /// A server that could not be connected to.
 pub(crate) fn not_connected(address: &str, error: ConnectError) -> Error {
     let (kind, advice) = match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            let advice = "check the user and the password, the token or the credentials file";
-            (ErrorKind::Permission, advice)
+            (ErrorKind::Permission, CREDENTIALS_ADVICE)
         }
-        ConnectErrorKind::Tls => (
+        _ if is_of_tls(&error) => (
             ErrorKind::Connection,
-            "check the certificates of both sides",
+            "check that it speaks TLS, that `NatsConfig::root_certificate` vouches for it by the host in \
+             the URL, and the client's own certificate if it demands one",
         ),
         _ => (
             ErrorKind::Connection,
@@ -28,12 +32,33 @@ pub(crate) fn not_connected(address: &str, error: ConnectError) -> Error {
     Error::new(kind, text).with_source(error)
 }
 
+/// Whether the two sides did not agree on TLS. The client calls a failed handshake one of input and output.
+fn is_of_tls(error: &ConnectError) -> bool {
+    if error.kind() == ConnectErrorKind::Tls {
+        return true;
+    }
+    let failed = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    let inner = failed.and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
 /// A server that is away at present.
 pub(crate) fn away(address: &str) -> Error {
     let text = format!(
-        "the NATS server at {address} is not connected: check that it runs; the client tries again"
+        "the NATS server at {address} is not connected: check that it runs, and its certificates if it \
+         speaks TLS; the client tries again"
     );
     Error::new(ErrorKind::Connection, text)
+}
+
+/// A server that refuses the user at present.
+pub(crate) fn refused(address: &str) -> Error {
+    let text = format!(
+        "the NATS server at {address} refuses the user: {CREDENTIALS_ADVICE}; the client tries again"
+    );
+    Error::new(ErrorKind::Permission, text)
 }
 
 /// A configuration that cannot be used. The parser's own error is left out: it may hold the URL.
