@@ -1,5 +1,8 @@
 //! Errors of the server as errors of ezq. A connection string is in none of them.
 
+#[cfg(feature = "tls-rustls-ring")]
+use std::{error::Error as _, io};
+
 use ezq_core::{Error, ErrorKind};
 use redis::RedisError;
 
@@ -11,12 +14,36 @@ pub(crate) fn failed(address: &str, doing: &str, error: RedisError) -> Error {
         _ => ErrorKind::Transient,
     };
     let advice = match kind {
+        _ if is_of_tls(&error) => {
+            "check that it speaks TLS, and that the authorities of the machine, or of the file that \
+             `SSL_CERT_FILE` names, vouch for it by the host in the URL"
+        }
         ErrorKind::Permission => "check the user and the password in the URL",
         ErrorKind::Connection => "check that the server runs there and that its port is open",
         _ => "the server refused it",
     };
     let text = format!("the Redis server at {address} {doing}: {advice}");
     Error::new(kind, text).with_source(error)
+}
+
+#[cfg(feature = "tls-rustls-ring")]
+type Shared = std::sync::Arc<dyn std::error::Error + Send + Sync>;
+
+/// Whether the two sides did not agree on TLS.
+#[cfg(feature = "tls-rustls-ring")]
+fn is_of_tls(error: &RedisError) -> bool {
+    // The client shares its errors, and shows them in that shape.
+    let shared = error
+        .source()
+        .and_then(|source| source.downcast_ref::<Shared>());
+    let failed = shared.and_then(|shared| shared.as_ref().downcast_ref::<io::Error>());
+    let inner = failed.and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+#[cfg(not(feature = "tls-rustls-ring"))]
+fn is_of_tls(_: &RedisError) -> bool {
+    false
 }
 
 /// A name that holds something else than a stream.

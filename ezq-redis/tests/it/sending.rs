@@ -9,7 +9,7 @@ use ezq_redis::RedisSink;
 use redis::Connection;
 use serde_json::Value;
 
-use crate::server::Server;
+use crate::server::{Server, free_port};
 
 /// The entries of a stream, each as its fields.
 pub(crate) fn entries(connection: &mut Connection, stream: &str) -> Vec<Vec<String>> {
@@ -20,7 +20,7 @@ pub(crate) fn entries(connection: &mut Connection, stream: &str) -> Vec<Vec<Stri
     found.into_iter().map(|(_, fields)| fields).collect()
 }
 
-fn message(topic: &str, n: u32) -> Outbound {
+pub(crate) fn message(topic: &str, n: u32) -> Outbound {
     let data = format!(r#"{{"n":{n},"big":123456789012345678901234567890}}"#);
     let envelope = Envelope::builder("step", "shop").id(format!("event-{n}"));
     Outbound::new(topic, envelope.json(&data).unwrap().build().unwrap())
@@ -145,11 +145,7 @@ async fn replicas_that_are_missing_are_a_failure() {
 
 #[tokio::test]
 async fn a_server_that_is_absent_is_an_error_that_says_what_to_do() {
-    // Nobody listens on a port that was just given back.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-
+    let port = free_port();
     let began = Instant::now();
     let url = format!("redis://ada:secret-word@127.0.0.1:{port}");
     let error = RedisSink::connect(&url).await.unwrap_err();
@@ -167,10 +163,19 @@ async fn a_wrong_password_is_refused_and_not_told() {
     let Some(server) = Server::start(test, &["--requirepass", "right-word"]) else {
         return;
     };
-    let url = server.url().replace("redis://", "redis://:secret-word@");
-    let error = RedisSink::connect(&url).await.unwrap_err();
+    let url = |word| {
+        server
+            .url()
+            .replace("redis://", &format!("redis://:{word}@"))
+    };
+    let error = RedisSink::connect(&url("secret-word")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
-    assert!(!format!("{error:?}").contains("secret-word"), "{error:?}");
+    let sink = RedisSink::connect(&url("right-word")).await.unwrap();
+    assert_eq!(sent(&sink, &[message("steps", 0)]).await, [true]);
+
+    let text = format!("{error:?} {sink:?}");
+    assert!(!text.contains("secret-word"), "{text}");
+    assert!(!text.contains("right-word"), "{text}");
 }
 
 #[tokio::test]

@@ -60,9 +60,7 @@ impl Server {
     }
 
     fn of(program: PathBuf, options: &[&str]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let process = std::process::id();
         let folder = std::env::temp_dir().join(format!("ezq-redis-{process}-{port}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -135,6 +133,12 @@ impl Drop for Server {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A port on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 fn spawn(program: &PathBuf, port: u16, folder: &PathBuf, options: &[String]) -> Child {
