@@ -42,7 +42,7 @@ pub(crate) struct State {
     pub(crate) is_reading: bool,
     messages: VecDeque<Inbound>,
     bytes: usize,
-    pub(crate) failure: Option<Error>,
+    failure: Option<Error>,
     /// The client refuses all further calls, and must be replaced.
     pub(crate) is_spent: bool,
     pub(crate) is_closing: bool,
@@ -112,6 +112,7 @@ impl State {
     /// Whether all partitions were sought and wait to be read.
     pub(crate) fn may_read(&self) -> bool {
         !self.is_reading
+            && self.failure.is_none()
             && self.is_told
             && !self.assigned.is_empty()
             && self
@@ -126,9 +127,17 @@ impl State {
         self.messages.push_back(message);
     }
 
+    /// Keeps a failure, which the source tells behind the messages that came before it. So records that
+    /// cannot be read hold up none that stand before them.
     pub(crate) fn fail(&mut self, error: Error) {
-        self.stop_reading();
+        self.is_reading = false;
         self.failure = Some(error);
+    }
+
+    /// The failure, once everything before it was taken.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        let is_next = self.messages.is_empty();
+        is_next.then(|| self.failure.take()).flatten()
     }
 }
 

@@ -230,7 +230,7 @@ enum Looked {
 
 fn look(consumer: &Consumer, max: usize) -> Result<Looked> {
     let mut state = consumer.group.lock();
-    if let Some(error) = state.failure.take() {
+    if let Some(error) = state.take_failure() {
         return Err(error);
     }
 
