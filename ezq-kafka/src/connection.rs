@@ -33,6 +33,9 @@ const RESERVED: [&str; 16] = [
     "transactional.id",
 ];
 
+const COMPRESSIONS: &str =
+    ": for these two compressions turn on the feature `gzip` or `zstd` of ezq-kafka";
+
 /// How to reach a cluster.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -70,6 +73,16 @@ impl Connection {
         connection.authenticate(uses_tls, user)?;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             connection.read_setting(pair)?;
+        }
+
+        let mechanism = connection.setting("sasl.mechanisms").unwrap_or_default();
+        let needs_tls = ["SCRAM", "OAUTHBEARER"]
+            .iter()
+            .any(|one| mechanism.starts_with(one));
+        if needs_tls && !cfg!(feature = "tls") {
+            return Err(wrong_url(
+                "it demands SCRAM or OAUTHBEARER: turn on the feature `tls` of ezq-kafka",
+            ));
         }
         Ok(connection)
     }
@@ -155,7 +168,10 @@ impl Connection {
             let mut alone = ClientConfig::new();
             alone.set(name, &self.settings[name]);
             if alone.create_native_config().is_err() {
-                let why = format!("the client does not take the value of `{name}`");
+                let mut why = format!("the client does not take the value of `{name}`");
+                if name.starts_with("compression.") {
+                    why.push_str(COMPRESSIONS);
+                }
                 return Err(wrong_url(&why));
             }
         }

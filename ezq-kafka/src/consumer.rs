@@ -261,6 +261,15 @@ impl Consumer {
                 );
                 self.failed(&doing, error, Instant::now())
             }
+            // The client has no more to say of a set that it cannot take apart.
+            Some(Code::NotImplemented | Code::BadCompression) => {
+                let doing = format!(
+                    "has records of the topics {} that cannot be decompressed: where they are gzip or zstd, \
+                     turn on the feature `gzip` or `zstd` of ezq-kafka",
+                    self.topics
+                );
+                self.failed(&doing, error, Instant::now())
+            }
             _ => {
                 let recently = Instant::now().checked_sub(ANSWER_LIMIT);
                 let since = recently.unwrap_or_else(Instant::now);

@@ -18,6 +18,10 @@ pub(crate) fn failed(
     };
 
     let advice = match kind {
+        _ if heard.is_some_and(Heard::is_of_tls) => {
+            "check that its brokers speak TLS, and that the file of `ssl.ca.location` in the URL vouches \
+             for them by their names"
+        }
         ErrorKind::Permission => "check the user, the password and what the user may do",
         ErrorKind::Connection => "check that the brokers run there and that their ports are open",
         _ => "it is tried again",
@@ -41,6 +45,12 @@ impl Heard {
     /// Whether a broker refused the credentials.
     pub(crate) fn is_refusal(&self) -> bool {
         kind_of(Some(self.code)) == ErrorKind::Permission
+    }
+
+    /// Whether the two sides did not agree on TLS.
+    fn is_of_tls(&self) -> bool {
+        // A handshake that is broken off is a failed transport for the client.
+        self.code == Code::SSL || self.reason.contains("state SSL_HANDSHAKE")
     }
 }
 

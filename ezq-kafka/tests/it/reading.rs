@@ -61,7 +61,7 @@ async fn next_messages(
 }
 
 /// Reads so many messages, and checks that those of each partition come in their order.
-async fn read(source: &mut KafkaSource, count: usize) -> Vec<Inbound> {
+pub(crate) async fn read(source: &mut KafkaSource, count: usize) -> Vec<Inbound> {
     let mut all = Vec::new();
     let mut newest = BTreeMap::new();
     while all.len() < count {

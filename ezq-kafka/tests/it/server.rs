@@ -175,6 +175,7 @@ pub(crate) struct Server {
     program: Program,
     path: PathBuf,
     port: u16,
+    options: Vec<String>,
     folder: PathBuf,
     child: Child,
 }
@@ -182,6 +183,23 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server. `None`, with a line on stderr, if the machine cannot get the program.
     pub(crate) fn start(test: &str, program: Program) -> Option<Self> {
+        Self::with_options(test, program, Vec::new())
+    }
+
+    /// Starts Tansu, which tells its clients of another address than its own.
+    pub(crate) fn known_as(test: &str, hosts: &str) -> Option<Self> {
+        let option = format!("--advertised-listener-url=tcp://{hosts}");
+        Self::with_options(test, Program::Tansu, vec![option])
+    }
+
+    /// Starts Tansu, which demands a user, and knows none.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_users(test: &str) -> Option<Self> {
+        let option = "--authentication".to_owned();
+        Self::with_options(test, Program::Tansu, vec![option])
+    }
+
+    fn with_options(test: &str, program: Program, options: Vec<String>) -> Option<Self> {
         let name = match program {
             Program::Noida => "noida-db",
             Program::Tansu => "tansu",
@@ -201,11 +219,12 @@ impl Server {
         let process = std::process::id();
         let folder = std::env::temp_dir().join(format!("ezq-kafka-{process}-{port}"));
         std::fs::create_dir_all(&folder).unwrap();
-        let child = spawn(program, &path, port, &folder);
+        let child = spawn(program, &path, port, &folder, &options);
         let server = Self {
             program,
             path,
             port,
+            options,
             folder,
             child,
         };
@@ -235,7 +254,13 @@ impl Server {
 
     /// Starts it again, on the same port and with what it had written.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.program, &self.path, self.port, &self.folder);
+        self.child = spawn(
+            self.program,
+            &self.path,
+            self.port,
+            &self.folder,
+            &self.options,
+        );
         self.wait();
     }
 
@@ -262,7 +287,7 @@ pub(crate) fn free_port() -> u16 {
     free.local_addr().unwrap().port()
 }
 
-fn spawn(program: Program, path: &Path, port: u16, folder: &Path) -> Child {
+fn spawn(program: Program, path: &Path, port: u16, folder: &Path, options: &[String]) -> Child {
     let mut command = Command::new(path);
     match program {
         Program::Noida => command
@@ -275,13 +300,17 @@ fn spawn(program: Program, path: &Path, port: u16, folder: &Path) -> Child {
             ])
             .arg("--data-dir")
             .arg(folder),
-        Program::Tansu => command.args([
-            "broker",
-            &format!("--listener-url=tcp://127.0.0.1:{port}"),
-            &format!("--advertised-listener-url=tcp://127.0.0.1:{port}"),
-        ]),
+        Program::Tansu => {
+            let own = format!("tcp://127.0.0.1:{port}");
+            command.args(["broker", &format!("--listener-url={own}")]);
+            if !options.iter().any(|one| one.starts_with("--advertised")) {
+                command.arg(format!("--advertised-listener-url={own}"));
+            }
+            &mut command
+        }
     };
     command
+        .args(options)
         .current_dir(folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
