@@ -18,6 +18,7 @@ use crate::operations::OperationVerb;
 use crate::queues::QueueVerb;
 use crate::replays::ReplayVerb;
 use crate::schedules::ScheduleVerb;
+use crate::sources::SourceVerb;
 use crate::subscriptions::SubscriptionVerb;
 use crate::ui::Ui;
 use crate::values;
@@ -74,6 +75,10 @@ pub(crate) enum Noun {
     /// Consumers: who runs where
     #[command(subcommand)]
     Consumer(ConsumerVerb),
+
+    /// Sources: how far the messages of brokers are stored
+    #[command(subcommand)]
+    Source(SourceVerb),
 
     /// Subscriptions: which queues get copies of which broadcast events
     #[command(subcommand)]

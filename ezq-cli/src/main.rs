@@ -55,6 +55,7 @@ mod replays;
 mod schedules;
 mod session;
 mod signed;
+mod sources;
 mod stopping;
 mod subscriptions;
 mod text;
@@ -113,6 +114,7 @@ fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {
             Noun::Audit(verb) => audits::run(&session, verb).await,
             Noun::Schedule(verb) => schedules::run(&session, verb).await,
             Noun::Consumer(verb) => consumers::run(&session, verb).await,
+            Noun::Source(verb) => sources::run(&session, verb).await,
             Noun::Subscription(verb) => subscriptions::run(&session, verb).await,
             Noun::Capture(verb) => captures::run(&session, verb).await,
             Noun::Replay(verb) => replays::run(&session, verb).await,

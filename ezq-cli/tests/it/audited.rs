@@ -18,7 +18,7 @@ use crate::program::{bury, create, ezq, publish, publisher};
 struct ReportDue {}
 
 /// What changes nothing.
-const LOOKS: [&str; 29] = [
+const LOOKS: [&str; 30] = [
     "audit list",
     "capture list",
     "check",
@@ -45,6 +45,7 @@ const LOOKS: [&str; 29] = [
     "queue show",
     "replay list",
     "schedule list",
+    "source list",
     "subscription list",
     "subscription test",
     // It starts a server of its own, and the dashboard signs what is done there.

@@ -80,6 +80,7 @@ cases![
     queue,
     replay,
     schedule,
+    source,
     subscription,
     usage,
 ];

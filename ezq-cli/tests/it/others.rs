@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
+use ezq::engine::Engine as _;
 use ezq::handler::Handler;
 use ezq::message::Retention;
 use ezq::schedule::Schedule;
@@ -200,6 +201,29 @@ async fn first_consumer(url: &str) -> Value {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[ezq::test]
+async fn sources_are_listed_with_how_far_they_are_stored(database: TestDatabase) {
+    let url = database.url();
+    let app = publisher(&database).await;
+    for (partition, at) in [("orders/1", Some(7.into())), ("orders/0", None)] {
+        let positions = app.pgmq().positions().unwrap();
+        positions.begin("kafka/shop", partition, at).await.unwrap();
+    }
+
+    let listed = ezq(&url, &["source", "list", "--json"]).objects();
+    let shown = listed.iter().map(|one| {
+        assert!(one["moved_at"].is_string(), "{one}");
+        (&one["source"], &one["partition"], &one["position"])
+    });
+    let kafka = json!("kafka/shop");
+    let zero = (&kafka, &json!("orders/0"), &json!(null));
+    let one = (&kafka, &json!("orders/1"), &json!("7"));
+    assert_eq!(shown.collect::<Vec<_>>(), [zero, one]);
+    let table = ezq(&url, &["source", "list"]);
+    let start = "SOURCE      PARTITION  POSITION  MOVED AT";
+    assert!(table.stdout.starts_with(start), "{table:?}");
 }
 
 #[ezq::test]

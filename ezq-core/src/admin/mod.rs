@@ -13,6 +13,7 @@
 //! | [`health`](crate::app::App::health) | [`Health`]: whether engines answer and consumers run |
 //! | [`operations`](crate::app::App::operations) | [`BulkOperations`]: what is done to all events that match, listed, resumed and stopped |
 //! | [`schedules`](crate::app::App::schedules) | [`Schedules`]: lists, pauses, fires by hand |
+//! | [`sources`](crate::app::App::sources) | [`Sources`]: how far the messages of brokers are stored |
 //! | [`subscriptions`](crate::app::App::subscriptions) | [`Subscriptions`]: which queues get copies of broadcasts |
 //! | [`queues`](crate::app::App::queues) | [`Queues`]: lists queues; pauses and resumes them and their handlers |
 //! | [`stats`](crate::app::App::stats) | [`QueueStats`]: how many messages a queue holds |
@@ -42,6 +43,7 @@
 //! | queues: listed, paused, resumed; and their handlers | `queues.rs`, `summary.rs` |
 //! | queues: emptied | `purge.rs` |
 //! | schedules: listed, paused, fired by hand | `schedules.rs` |
+//! | how far the messages of brokers are stored | `sources.rs` |
 //! | which queues get copies of broadcast events | `subscriptions.rs` |
 
 pub(crate) mod acting;
@@ -64,6 +66,7 @@ pub(crate) mod purge;
 pub(crate) mod queues;
 pub(crate) mod recorded;
 pub(crate) mod schedules;
+pub(crate) mod sources;
 pub(crate) mod subscriptions;
 pub(crate) mod summary;
 
@@ -72,7 +75,7 @@ pub use crate::engine::{
     AuditAction, AuditEntry, AuditPage, BlockedKey, Blocker, Cancel, ConsumerPresence, CopyState,
     Count, EventAction, EventCopy, EventFilter, EventPage, EventRef, EventState, EventStatus,
     FailureKey, Finding, History, Operation, OperationStatus, PageCursor, Pause, PauseTarget,
-    Preview, QueueStats, QueueSubscription, Severity, Signature,
+    Preview, QueueStats, QueueSubscription, Severity, Signature, StoredPosition,
 };
 pub use acting::EventAct;
 pub use audit::{Audit, AuditQuery};
@@ -92,5 +95,6 @@ pub use purge::PurgeRequest;
 pub use queues::{PauseRequest, Queues, ResumeRequest};
 pub use recorded::{RecordedAct, recorded};
 pub use schedules::{ScheduleStatus, Schedules};
+pub use sources::Sources;
 pub use subscriptions::{EventParties, Recipient, Subscriptions};
 pub use summary::{COUNT_CAP, QueueList, QueueRates, QueueSummary, UnreadableQueue};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::admin::consumers::Consumers;
 use crate::admin::queues::Queues;
 use crate::admin::schedules::Schedules;
+use crate::admin::sources::Sources;
 use crate::admin::subscriptions::Subscriptions;
 use crate::app::AppBuilder;
 use crate::broker::Source;
@@ -106,6 +107,12 @@ impl App {
     #[must_use]
     pub fn consumers(&self) -> Consumers<'_> {
         Consumers::new(&self.inner)
+    }
+
+    /// The sources from which ingests have stored messages, in every process: how far, and since when.
+    #[must_use]
+    pub fn sources(&self) -> Sources<'_> {
+        Sources::new(&self.inner)
     }
 
     /// A publisher, for code that needs nothing else of the application.
