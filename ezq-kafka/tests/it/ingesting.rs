@@ -7,10 +7,10 @@ use ezq::message::QueueName;
 use ezq::sqlx::query_as;
 use ezq::testing::{TestDatabase, TestEzq};
 
+use crate::processes::{Worker, until};
 use crate::reading::{produce, producer};
-use crate::relaying::until;
 use crate::server::Cluster;
-use crate::workers::{Role, Worker};
+use crate::workers::ingest;
 
 const PARTITIONS: i32 = 4;
 const EACH: u32 = 5_000;
@@ -36,7 +36,7 @@ async fn ingests_that_are_added_and_killed_store_each_message_once(db: TestDatab
         produce(&producer, "orders", partition, 0..EACH);
     }
     let all = u64::from(EACH) * 4;
-    let start = || Worker::start(Role::Ingest("orders"), &db.url(), &cluster.url());
+    let start = || Worker::start(&ingest("orders"), &db.url(), &cluster.url());
 
     let first = start();
     until("the first stores", async || rows(&app).await.0 > 1_000).await;

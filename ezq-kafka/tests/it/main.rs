@@ -12,6 +12,8 @@ mod failing;
 #[cfg_attr(not(feature = "tls"), expect(dead_code))]
 mod gate;
 mod ingesting;
+#[path = "../../../tests/brokers/processes.rs"]
+mod processes;
 mod reading;
 mod records;
 mod relaying;

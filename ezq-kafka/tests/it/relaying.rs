@@ -1,34 +1,18 @@
 //! A relay from a real queue to a cluster, of which either is cut off.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ezq::message::QueueName;
 use ezq::relay::Relay;
 use ezq::testing::{TestDatabase, TestEzq};
 use ezq_kafka::KafkaSink;
 
+use crate::processes::{Worker, until, waiting};
 use crate::records::{count, ids};
 use crate::server::{Cluster, Program, Server};
-use crate::workers::{Role, Step, Worker};
+use crate::workers::{RELAY, Step};
 
 const EVENTS: u32 = 6_000;
-/// Waits until a condition holds.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !holds().await {
-        let elapsed = began.elapsed();
-        assert!(elapsed < Duration::from_secs(120), "not yet: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-pub(crate) async fn waiting(app: &TestEzq) -> u64 {
-    let queue = QueueName::new("outbox").unwrap();
-    let stats = app.stats(&queue).await.unwrap();
-    assert_eq!(stats.dead, 0, "no event is given up");
-    stats.ready + stats.in_progress + stats.scheduled
-}
 
 /// An application with so many events in its outbox.
 async fn publish(db: &TestDatabase, count: u32) -> TestEzq {
@@ -59,14 +43,14 @@ async fn relays_that_are_killed_and_clusters_that_are_cut_off_lose_no_event(db: 
 
     for _ in 0..3 {
         let before = count(&brokers, "outbox");
-        let relay = Worker::start(Role::Relay, &db.url(), &cluster.url());
+        let relay = Worker::start(RELAY, &db.url(), &cluster.url());
         until("the relay sends", async || {
             count(&brokers, "outbox") > before + 300
         })
         .await;
         drop(relay);
     }
-    let relay = Worker::start(Role::Relay, &db.url(), &cluster.url());
+    let relay = Worker::start(RELAY, &db.url(), &cluster.url());
     for _ in 0..2 {
         let before = count(&brokers, "outbox");
         until("the relay sends", async || {
@@ -91,7 +75,7 @@ async fn a_broker_that_ended_and_starts_again_gets_what_came_meanwhile(db: TestD
         return;
     };
     let app = publish(&db, EVENTS / 2).await;
-    let relay = Worker::start(Role::Relay, &db.url(), &server.url());
+    let relay = Worker::start(RELAY, &db.url(), &server.url());
     until("the queue is empty", async || waiting(&app).await == 0).await;
 
     // It forgets what it stored in the moment in which it ends, so that moment is quiet.

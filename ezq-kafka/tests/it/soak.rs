@@ -10,10 +10,10 @@ use ezq::message::QueueName;
 use ezq::testing::TestDatabase;
 
 use crate::ingesting::rows;
+use crate::processes::{Worker, until, waiting};
 use crate::records::ids;
-use crate::relaying::{until, waiting};
 use crate::server::Cluster;
-use crate::workers::{Role, Step, Worker};
+use crate::workers::{RELAY, Step, ingest};
 
 /// Events of a second. The cluster keeps 5 MB of each partition, which 10 minutes of these do not reach.
 const RATE: u32 = 80;
@@ -30,9 +30,9 @@ async fn nothing_is_lost_on_the_way_over_a_topic(db: TestDatabase) {
         .ensure_queue(&QueueName::new("orders").unwrap())
         .await
         .unwrap();
-    let start = |role| Worker::start(role, &db.url(), &cluster.url());
-    let mut relay = start(Role::Relay);
-    let mut ingests = [start(Role::Ingest("outbox")), start(Role::Ingest("outbox"))];
+    let start = |role: &str| Worker::start(role, &db.url(), &cluster.url());
+    let mut relay = start(RELAY);
+    let mut ingests = [start(&ingest("outbox")), start(&ingest("outbox"))];
 
     let began = Instant::now();
     let mut published = 0;
@@ -47,12 +47,12 @@ async fn nothing_is_lost_on_the_way_over_a_topic(db: TestDatabase) {
         // Each fault falls into the recovery of an earlier one now and then.
         let round = published / RATE;
         if round.is_multiple_of(3) {
-            drop(std::mem::replace(&mut relay, start(Role::Relay)));
+            drop(std::mem::replace(&mut relay, start(RELAY)));
             kills[0] += 1;
         }
         if round.is_multiple_of(11) {
             let place = usize::from(round.is_multiple_of(2));
-            ingests[place] = start(Role::Ingest("outbox"));
+            ingests[place] = start(&ingest("outbox"));
             kills[1] += 1;
         }
         if round.is_multiple_of(7) {

@@ -11,8 +11,8 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::ingesting::rows;
+use crate::processes::until;
 use crate::reading::read;
-use crate::relaying::until;
 use crate::server::{Program, Server};
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -10,9 +10,10 @@ use ezq::testing::TestDatabase;
 use ezq_nats::{JetStreamEngine, NatsConfig};
 
 use crate::faults::{self, LEASE, Ledger, Ordered, close, queue, until_empty};
+use crate::processes::{Worker, until, waiting};
 use crate::sending::messages;
 use crate::server::Server;
-use crate::workers::{Role, Step, Worker, until, waiting};
+use crate::workers::{RELAY, Step};
 
 /// Events of a round in which a server is killed.
 const EVENTS: u32 = 500;
@@ -87,7 +88,7 @@ async fn leaders_that_are_killed_lose_no_event(db: TestDatabase) {
     let orders = faults::app(engine.clone(), &ledger.0);
     let app = db.app(|app| app.queue("outbox")).await.unwrap();
     let _workers = [(), ()].map(|()| faults::Worker::start(&urls, &ledger));
-    let relay = Worker::start(Role::Relay, &db.url(), &urls);
+    let relay = Worker::start(RELAY, &db.url(), &urls);
 
     let mut published = 0;
     for stream in STREAMS.into_iter().cycle().take(2) {

@@ -8,8 +8,9 @@ use ezq::sqlx::{self, Connection as _, PgConnection};
 use ezq::testing::{TestDatabase, TestEzq};
 use ezq_nats::{NatsSink, NatsSource};
 
+use crate::processes::{Worker, until};
 use crate::server::{BOTH, Server, Version};
-use crate::workers::{Role, Worker, until};
+use crate::workers::INGEST;
 
 /// How many rows `orders` has, and of how many numbers or events.
 pub(crate) async fn rows(test: &mut PgConnection) -> (u64, u64) {
@@ -60,7 +61,7 @@ async fn kill_both(test: &str, version: Version, db: &TestDatabase) {
         put(&server.jetstream().await, sent..sent + 400).await;
         sent += 400;
         let begun = rows(&mut database).await.0;
-        let workers = [(), ()].map(|()| Worker::start(Role::Ingest, &db.url(), &server.url()));
+        let workers = [(), ()].map(|()| Worker::start(INGEST, &db.url(), &server.url()));
         until("messages are stored", async || {
             rows(&mut database).await.0 > begun
         })
@@ -69,7 +70,7 @@ async fn kill_both(test: &str, version: Version, db: &TestDatabase) {
         drop(workers);
     }
 
-    let worker = Worker::start(Role::Ingest, &db.url(), &server.url());
+    let worker = Worker::start(INGEST, &db.url(), &server.url());
     for _ in 0..2 {
         put(&server.jetstream().await, sent..sent + 400).await;
         sent += 400;

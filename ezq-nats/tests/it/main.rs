@@ -10,6 +10,8 @@ mod connecting;
 mod faults;
 mod ingesting;
 mod log;
+#[path = "../../../tests/brokers/processes.rs"]
+mod processes;
 mod proxy;
 mod reading;
 mod relaying;

@@ -6,9 +6,10 @@ use ezq::relay::Relay;
 use ezq::testing::TestDatabase;
 use ezq_nats::NatsSink;
 
+use crate::processes::{Worker, until, waiting};
 use crate::sending::messages;
 use crate::server::{Server, Version};
-use crate::workers::{Role, Step, Worker, until, waiting};
+use crate::workers::{RELAY, Step};
 
 const EVENTS: u32 = 4_000;
 
@@ -30,14 +31,14 @@ async fn kill_both(test: &str, version: Version, db: TestDatabase) {
 
     for _ in 0..3 {
         let before = stored(&context).await;
-        let relay = Worker::start(Role::Relay, &db.url(), &server.url());
+        let relay = Worker::start(RELAY, &db.url(), &server.url());
         until("the relay sends", async || {
             stored(&context).await > before + 200
         })
         .await;
         drop(relay);
     }
-    let relay = Worker::start(Role::Relay, &db.url(), &server.url());
+    let relay = Worker::start(RELAY, &db.url(), &server.url());
     for _ in 0..2 {
         // The queue tells how far the relay is, whatever the server's clients see of it.
         let before = waiting(&app).await;

@@ -13,9 +13,10 @@ use ezq_nats::NatsSink;
 use crate::conformance::engine;
 use crate::faults::{self, LEASE, Ledger, Ordered, close, queue, until_empty};
 use crate::ingesting::{orders, rows};
+use crate::processes::{Worker, until, waiting};
 use crate::sending::messages;
 use crate::server::{Server, Version};
-use crate::workers::{Role, Step, Worker, until, waiting};
+use crate::workers::{INGEST, RELAY, Step};
 
 /// How long a test runs.
 fn seconds() -> u64 {
@@ -36,9 +37,9 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
     let sink = NatsSink::connect(&server.url()).await.unwrap();
     sink.stream("OUTBOX", &["outbox"]).await.unwrap();
     let (app, mut database) = orders(&db).await;
-    let start = |role, server: &Server| Worker::start(role, &db.url(), &server.url());
-    let mut relay = start(Role::Relay, &server);
-    let mut ingests = [(), ()].map(|()| start(Role::Ingest, &server));
+    let start = |role: &str, server: &Server| Worker::start(role, &db.url(), &server.url());
+    let mut relay = start(RELAY, &server);
+    let mut ingests = [(), ()].map(|()| start(INGEST, &server));
 
     let began = Instant::now();
     let mut published = 0;
@@ -53,12 +54,12 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
         // Each fault falls into the recovery of an earlier one now and then.
         let round = published / RATE;
         if round.is_multiple_of(3) {
-            relay = start(Role::Relay, &server);
+            relay = start(RELAY, &server);
             kills[0] += 1;
         }
         if round.is_multiple_of(4) {
             let place = usize::from(round.is_multiple_of(8));
-            ingests[place] = start(Role::Ingest, &server);
+            ingests[place] = start(INGEST, &server);
             kills[1] += 1;
         }
         if round.is_multiple_of(5) {

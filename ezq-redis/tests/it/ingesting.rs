@@ -9,8 +9,9 @@ use ezq::testing::{TestDatabase, TestEzq};
 use ezq_redis::RedisSource;
 use redis::Connection;
 
+use crate::processes::{Worker, until};
 use crate::server::Server;
-use crate::workers::{Role, Worker, until};
+use crate::workers::ingest;
 
 fn add(connection: &mut Connection, from: usize, to: usize) {
     let mut pipeline = redis::pipe();
@@ -70,7 +71,7 @@ async fn ingests_and_servers_that_are_killed_store_each_entry_once(db: TestDatab
     // Killed at any step, and always two at once.
     for _ in 0..4 {
         let all = more(&server, 1_500);
-        let workers = [(), ()].map(|()| Worker::start(Role::Ingest("orders"), &db.url(), &server));
+        let workers = [(), ()].map(|()| Worker::start(&ingest("orders"), &db.url(), &server.url()));
         let begun = stored(&mut test).await;
         until("entries are stored", async || {
             stored(&mut test).await > begun
@@ -81,7 +82,7 @@ async fn ingests_and_servers_that_are_killed_store_each_entry_once(db: TestDatab
         assert!(stored(&mut test).await <= all);
     }
 
-    let worker = Worker::start(Role::Ingest("orders"), &db.url(), &server);
+    let worker = Worker::start(&ingest("orders"), &db.url(), &server.url());
     for _ in 0..2 {
         let all = more(&server, 1_000);
         server.kill();

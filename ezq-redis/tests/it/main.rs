@@ -6,6 +6,8 @@
 mod certificates;
 mod conforming;
 mod ingesting;
+#[path = "../../../tests/brokers/processes.rs"]
+mod processes;
 mod reading;
 mod relaying;
 mod sending;

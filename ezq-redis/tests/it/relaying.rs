@@ -7,9 +7,10 @@ use ezq::relay::Relay;
 use ezq_redis::RedisSink;
 use serde_json::Value;
 
+use crate::processes::{Worker, until, waiting};
 use crate::sending::entries;
 use crate::server::Server;
-use crate::workers::{Role, Step, Worker, until, waiting};
+use crate::workers::{RELAY, Step};
 
 const EVENTS: u32 = 6_000;
 
@@ -32,11 +33,11 @@ async fn relays_and_servers_that_are_killed_lose_no_event(db: ezq::testing::Test
 
     for _ in 0..3 {
         let before = stored(&server);
-        let relay = Worker::start(Role::Relay, &db.url(), &server);
+        let relay = Worker::start(RELAY, &db.url(), &server.url());
         until("the relay sends", async || stored(&server) > before + 300).await;
         drop(relay);
     }
-    let relay = Worker::start(Role::Relay, &db.url(), &server);
+    let relay = Worker::start(RELAY, &db.url(), &server.url());
     for _ in 0..2 {
         let before = stored(&server);
         until("the relay sends", async || stored(&server) > before + 300).await;

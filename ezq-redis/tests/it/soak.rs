@@ -10,9 +10,10 @@ use ezq::testing::TestDatabase;
 use serde_json::Value;
 
 use crate::ingesting::app;
+use crate::processes::{Worker, until, waiting};
 use crate::sending::entries;
 use crate::server::Server;
-use crate::workers::{Role, Step, Worker, until, waiting};
+use crate::workers::{RELAY, Step, ingest};
 
 /// Events of a round, which takes a second and a half.
 const RATE: u32 = 80;
@@ -35,9 +36,9 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
         return;
     };
     let (app, mut database) = app(&db).await;
-    let start = |role, server: &Server| Worker::start(role, &db.url(), server);
-    let mut relay = start(Role::Relay, &server);
-    let mut ingests = [(), ()].map(|()| start(Role::Ingest("outbox"), &server));
+    let start = |role: &str, server: &Server| Worker::start(role, &db.url(), &server.url());
+    let mut relay = start(RELAY, &server);
+    let mut ingests = [(), ()].map(|()| start(&ingest("outbox"), &server));
 
     let began = Instant::now();
     let mut published = 0;
@@ -52,12 +53,12 @@ async fn nothing_is_lost_on_the_way_over_a_stream(db: TestDatabase) {
         // Each fault falls into the recovery of an earlier one now and then.
         let round = published / RATE;
         if round.is_multiple_of(3) {
-            relay = start(Role::Relay, &server);
+            relay = start(RELAY, &server);
             kills[0] += 1;
         }
         if round.is_multiple_of(4) {
             let place = usize::from(round.is_multiple_of(8));
-            ingests[place] = start(Role::Ingest("outbox"), &server);
+            ingests[place] = start(&ingest("outbox"), &server);
             kills[1] += 1;
         }
         if round.is_multiple_of(5) {
