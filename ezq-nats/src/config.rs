@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::rustls::{self, crypto::CryptoProvider};
 use async_nats::{ConnectOptions, ServerAddr};
 use ezq_core::Result;
 
@@ -187,6 +188,7 @@ impl NatsConfig {
 
     /// The client's options.
     pub(crate) async fn options(&self) -> Result<ConnectOptions> {
+        choose_cryptography();
         let mut options = ConnectOptions::new()
             .name("ezq")
             .connection_timeout(self.connect_limit)
@@ -218,6 +220,15 @@ impl NatsConfig {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
         Ok(options)
+    }
+}
+
+/// Chooses who does the cryptography of TLS, unless the program has. Rustls panics where the crates of a
+/// program bring several and none is chosen.
+fn choose_cryptography() {
+    if CryptoProvider::get_default().is_none() {
+        // One that was chosen meanwhile will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
 

@@ -19,8 +19,20 @@ pub(crate) fn client(url: &str) -> Result<Client> {
         let why = "it demands TLS: turn on the feature `tls-rustls-ring` of ezq-redis";
         return Err(wrong_url(why));
     }
+    #[cfg(feature = "tls-rustls-ring")]
+    choose_cryptography();
     let why = "write `redis://user:password@host:port/database`";
     Client::open(url).map_err(|_| wrong_url(why))
+}
+
+/// Chooses who does the cryptography of TLS, unless the program has. Rustls panics where the crates of a
+/// program bring several and none is chosen.
+#[cfg(feature = "tls-rustls-ring")]
+fn choose_cryptography() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // One that was chosen meanwhile will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
 }
 
 /// Where the server is, without credentials.

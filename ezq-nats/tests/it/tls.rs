@@ -1,5 +1,6 @@
 //! Servers that speak TLS: whom the client trusts, who it says it is, and that it sends nothing without TLS.
 
+use std::process::Command;
 use std::time::Duration;
 
 use ezq::ErrorKind;
@@ -10,9 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::certificates::Certificates;
+use crate::processes::until;
 use crate::sending::{message, messages};
 use crate::server::{BOTH, Server, Version};
-use crate::workers::until;
 
 /// The part of a server's configuration that makes it speak TLS.
 fn encrypted(certificates: &Certificates, more: &str) -> String {
@@ -230,4 +231,30 @@ async fn events_sent_over_tls_outlast_a_restart_of_the_server() {
         .connect(server.url().replace("127.0.0.1", "localhost"));
     let context = async_nats::jetstream::new(client.await.unwrap());
     assert_eq!(messages(&context, "STEPS").await.len(), 2);
+}
+
+/// The variable that makes a process one that has chosen no provider of cryptography.
+const UNDECIDED: &str = "NO_PROVIDER";
+
+/// Not a test: what such a process runs. In the test run itself it has nothing to do.
+#[tokio::test]
+async fn undecided() {
+    if std::env::var_os(UNDECIDED).is_none() {
+        return;
+    }
+    let chosen = || async_nats::rustls::crypto::CryptoProvider::get_default().is_some();
+    assert!(!chosen());
+    let config = NatsConfig::new("tls://127.0.0.1:1").unwrap();
+    NatsSink::connect_lazily(&config).await.unwrap();
+    assert!(chosen());
+}
+
+#[test]
+fn cryptography_is_chosen_where_the_program_chose_none() {
+    // Rustls would panic in a program whose crates bring several providers.
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "tls::undecided"]);
+    let done = child.env(UNDECIDED, "yes").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}");
 }

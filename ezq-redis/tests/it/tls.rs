@@ -137,3 +137,28 @@ async fn a_password_is_not_sent_without_the_tls_that_is_asked_for() {
     // A record of the type "handshake", of any version of TLS.
     assert_eq!(&bytes[..2], [22, 3], "{text}");
 }
+
+/// The variable that makes a process one that has chosen no provider of cryptography.
+const UNDECIDED: &str = "NO_PROVIDER";
+
+/// Not a test: what such a process runs. In the test run itself it has nothing to do.
+#[tokio::test]
+async fn undecided() {
+    if std::env::var_os(UNDECIDED).is_none() {
+        return;
+    }
+    let chosen = || rustls::crypto::CryptoProvider::get_default().is_some();
+    assert!(!chosen());
+    RedisSink::connect_lazily("rediss://127.0.0.1:1").unwrap();
+    assert!(chosen());
+}
+
+#[test]
+fn cryptography_is_chosen_where_the_program_chose_none() {
+    // Rustls would panic in a program whose crates bring several providers.
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "tls::undecided"]);
+    let done = child.env(UNDECIDED, "yes").output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}");
+}
