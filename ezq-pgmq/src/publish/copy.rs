@@ -10,8 +10,8 @@
 use chrono::{DateTime, Utc};
 use ezq_core::engine::PublishOutcome;
 use ezq_core::message::QueueName;
-use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use crate::connection::stop::mark;
 use crate::error;
@@ -19,7 +19,7 @@ use crate::message::receipts;
 use crate::publish::row::{Row, twins};
 use crate::sql;
 
-/// From how many rows on copying is faster. It takes three round trips, and an insert takes one.
+/// From how many rows on copying is faster. It takes five round trips, and an insert takes one.
 pub(crate) const LEAST: usize = 500;
 /// How many bytes are sent at once. The server stores them while the next ones are written.
 const CHUNK: usize = 64 * 1024;
@@ -53,22 +53,28 @@ pub(crate) async fn copy(
     queue: &QueueName,
     rows: &[Row],
 ) -> Result<Option<Vec<PublishOutcome>>, sqlx::Error> {
+    // The transaction holds on to the sequence. Else the queue could be dropped and created again after the
+    // ids were taken, and its new sequence would come to them once more.
+    let mut tx = connection.begin().await?;
     let copied = async {
-        let Some(taken) = take_ids(connection, queue, rows.len()).await? else {
+        let Some(taken) = take_ids(&mut tx, queue, rows.len()).await? else {
             return Ok(None);
         };
-        send(connection, queue, rows, &taken).await?;
+        send(&mut tx, queue, rows, &taken).await?;
         Ok(Some(taken))
     };
     let taken = match copied.await {
-        Ok(Some(taken)) => taken,
-        Ok(None) => return Ok(None),
         Err(failure) if error::is_permission(&failure) || error::is_unsupported(&failure) => {
             tracing::debug!(%failure, %queue, "messages are inserted, because they cannot be copied");
-            return Ok(None);
+            None
         }
-        Err(failure) => return Err(failure),
+        copied => copied?,
     };
+    let Some(taken) = taken else {
+        tx.rollback().await?;
+        return Ok(None);
+    };
+    tx.commit().await?;
 
     let ids = taken
         .ids
@@ -91,7 +97,7 @@ async fn take_ids(
          WHERE own.sequence IS NOT NULL",
         mark(Some(queue))
     );
-    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
+    let row = sqlx::query(AssertSqlSafe(statement))
         .bind(sql::table(queue))
         .bind(i64::try_from(count).unwrap_or(i64::MAX))
         .fetch_optional(connection)

@@ -176,3 +176,33 @@ async fn many_messages_pass_the_policies_of_their_table() {
                   CREATE POLICY everything ON {table} USING (true) WITH CHECK (true)";
     assert_eq!(stored_with(rights).await, i64::from(MANY));
 }
+
+#[tokio::test]
+async fn the_sequence_is_held_until_its_ids_are_stored() {
+    let (engine, queue) = engine_and_queue().await;
+    let mut holder = connection().await;
+    run(
+        &mut holder,
+        &format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE MODE"),
+    )
+    .await;
+    let all = (0..MANY).map(|n| message(&queue, &n.to_string())).collect();
+    let publishing = tokio::spawn(async move { engine.publish(all).await });
+
+    let mut own = connection().await;
+    let waits = format!(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_{queue}'::regclass)"
+    );
+    while !scalar::<bool>(&mut own, &waits).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let holds = format!(
+        "SELECT count(*) FROM pg_locks
+         WHERE granted AND relation = 'pgmq.q_{queue}_msg_id_seq'::regclass"
+    );
+    assert_eq!(scalar::<i64>(&mut own, &holds).await, 1);
+
+    run(&mut holder, "COMMIT").await;
+    let outcomes = publishing.await.unwrap().unwrap();
+    assert_eq!(outcomes.into_iter().map(stored).count(), 1200);
+}
