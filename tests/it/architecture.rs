@@ -32,6 +32,7 @@ fn all(ending: &str) -> Vec<PathBuf> {
 #[test]
 fn crates_depend_downwards_only() {
     let allowed = BTreeMap::from([
+        ("bench-peers", vec!["ezq"]),
         (
             "ezq",
             vec!["ezq-conformance", "ezq-core", "ezq-macros", "ezq-pgmq"],

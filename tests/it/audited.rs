@@ -101,6 +101,7 @@ const LOOKS: [&str; 47] = [
     "Queues::pauses",
     "Replays::list",
     "Schedules::list",
+    "Sources::list",
     "Subscriptions::list",
     "Subscriptions::parties",
     "Subscriptions::test",
