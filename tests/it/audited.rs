@@ -58,7 +58,7 @@ const PARTS: [&str; 26] = [
 ];
 
 /// What changes nothing, or returns what acts.
-const LOOKS: [&str; 47] = [
+const LOOKS: [&str; 48] = [
     "App::audit",
     "App::blocked_keys",
     "App::dead_letters",
