@@ -38,6 +38,9 @@ use crate::observe::status::ConsumerStatus;
 /// soon after its last task has ended.
 const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
+/// A consumer that drains asks again this soon while what it gave back is on its way.
+const RETURNING_PAUSE: Duration = Duration::from_millis(20);
+
 /// The coordinator of one run.
 pub(crate) struct Coordinator {
     scope: Arc<RunScope>,
@@ -264,6 +267,10 @@ impl Coordinator {
             (ClaimStart::Onward(_), _) => {}
             // When it was sent, deliveries that a walk released were still on their way back.
             (ClaimStart::Front, _) if !claim.has_returned => {}
+            // What was given back may stand before the control event: a claim after its return finds it.
+            (ClaimStart::Front, Phase::Draining) if !self.has_all_back(claim) => {
+                return self.fetcher.pace.soon(RETURNING_PAUSE);
+            }
             // Nothing is left that this consumer could claim: it held no delivery with a key, or none
             // keeps another from being claimed. What other consumers hold up is theirs to handle.
             (ClaimStart::Front, Phase::Draining) if claim.is_keyless || !leased.is_held_up => {
@@ -281,6 +288,11 @@ impl Coordinator {
             _ => {}
         }
         self.fetcher.pace.idle(leased.next_due, rand::random());
+    }
+
+    /// Whether an empty claim would have found all that this consumer has given back.
+    fn has_all_back(&self, claim: &Claim) -> bool {
+        claim.gone_back.is_some() && claim.gone_back == self.scope.leases.gone_back()
     }
 
     /// Takes in one delivery, in the order of the queue.

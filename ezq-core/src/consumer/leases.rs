@@ -37,6 +37,9 @@ pub(crate) struct Leases {
     table: Mutex<HashMap<MessageId, Held>>,
     /// How many of them have an ordering key.
     keyed: AtomicUsize,
+    /// How many deliveries are going back unhandled or have gone, and how many of them have gone.
+    going_back: AtomicU64,
+    gone_back: AtomicU64,
     freed: Notify,
     key_freed: Notify,
     ttl: Duration,
@@ -69,6 +72,8 @@ struct Held {
     receipt: Receipt,
     lease: Arc<Lease>,
     has_key: bool,
+    /// It goes back unhandled, and the store has not confirmed that yet.
+    goes_back: bool,
     /// With the counts below: which delivery of which message this is.
     enqueued_at: DateTime<Utc>,
     deliveries: u32,
@@ -80,6 +85,8 @@ impl Leases {
         Self {
             table: Mutex::default(),
             keyed: AtomicUsize::new(0),
+            going_back: AtomicU64::new(0),
+            gone_back: AtomicU64::new(0),
             freed: Notify::new(),
             key_freed: Notify::new(),
             ttl,
@@ -111,6 +118,7 @@ impl Leases {
             receipt: delivery.receipt.clone(),
             lease: Arc::clone(lease),
             has_key,
+            goes_back: false,
             enqueued_at: delivery.enqueued_at,
             deliveries: delivery.deliveries,
             returned: delivery.headers.returned(),
@@ -122,6 +130,8 @@ impl Leases {
         if let Some(stale) = stale {
             let stale_keys = usize::from(stale.has_key);
             self.keyed.fetch_sub(stale_keys, Ordering::SeqCst);
+            let gone_back = u64::from(stale.goes_back);
+            self.gone_back.fetch_add(gone_back, Ordering::SeqCst);
             stale.lease.cancel().cancel();
         }
     }
@@ -249,6 +259,23 @@ impl Leases {
             .is_some_and(|held| held.receipt == *receipt)
     }
 
+    /// Notes that a delivery goes back unhandled. It counts as such until it is let go.
+    pub(crate) fn give_back(&self, receipt: &Receipt) {
+        let mut table = self.table();
+        let held = table.get_mut(receipt.message_id());
+        if let Some(held) = held.filter(|held| held.receipt == *receipt && !held.goes_back) {
+            held.goes_back = true;
+            self.going_back.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// How many deliveries have gone back unhandled; `None` while some are on their way. A claim finds all
+    /// that was given back if this is the same number when it is sent and when it is answered.
+    pub(crate) fn gone_back(&self) -> Option<u64> {
+        let gone = self.gone_back.load(Ordering::SeqCst);
+        (self.going_back.load(Ordering::SeqCst) == gone).then_some(gone)
+    }
+
     /// Lets a delivery go, once it is settled. True if it was held.
     pub(crate) fn release(&self, receipt: &Receipt) -> bool {
         self.remove(receipt).is_some()
@@ -276,6 +303,9 @@ impl Leases {
         if held.as_ref().is_some_and(|held| held.has_key) {
             self.keyed.fetch_sub(1, Ordering::SeqCst);
             self.key_freed.notify_one();
+        }
+        if held.as_ref().is_some_and(|held| held.goes_back) {
+            self.gone_back.fetch_add(1, Ordering::SeqCst);
         }
         held
     }

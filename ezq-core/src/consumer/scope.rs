@@ -42,6 +42,9 @@ pub(crate) struct RunScope {
 impl RunScope {
     /// Hands a settlement to the settling task.
     pub(crate) fn settle(&self, settlement: PendingSettlement) {
+        if matches!(settlement.settle, Settle::Release) {
+            self.leases.give_back(settlement.delivery.receipt());
+        }
         if !self.outbox.send(settlement) {
             error!("the settling task has ended: the event will be delivered again");
         }

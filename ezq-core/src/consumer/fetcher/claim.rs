@@ -40,6 +40,8 @@ pub(crate) struct Claim {
     pub(crate) is_early: bool,
     /// All that the walk had released was in its place again.
     pub(crate) has_returned: bool,
+    /// How many deliveries had gone back; `None` if some were on their way.
+    pub(crate) gone_back: Option<u64>,
     /// Asking for wake-ups had failed: this claim asks once more.
     pub(crate) asks_for_wakeups: bool,
 }
@@ -116,6 +118,7 @@ impl Answer {
             is_keyless: false,
             is_early: false,
             has_returned: false,
+            gone_back: None,
             asks_for_wakeups: false,
         };
 

@@ -189,6 +189,7 @@ impl Fetcher {
             is_keyless: scope.leases.keyed() == 0,
             is_early: self.under_way.incoming > 0,
             has_returned: self.busy.have_returned(),
+            gone_back: scope.leases.gone_back(),
             asks_for_wakeups: self.wakeups.has_failed(),
         };
 
