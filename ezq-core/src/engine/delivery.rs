@@ -234,6 +234,8 @@ pub struct LeaseRequest {
     /// A consumer sets it to look past messages that it gave back because their handler has enough
     /// waiting.
     pub after: Option<Position>,
+    /// An empty answer must mean that nothing is due. A consumer that runs until its queue is idle sets it.
+    pub exhaustive: bool,
 }
 
 impl LeaseRequest {
@@ -258,6 +260,7 @@ impl LeaseRequest {
             keys: max,
             before: None,
             after: None,
+            exhaustive: false,
         }
     }
 
@@ -279,6 +282,13 @@ impl LeaseRequest {
     #[must_use]
     pub fn after(mut self, after: impl Into<Option<Position>>) -> Self {
         self.after = after.into();
+        self
+    }
+
+    /// Has the engine look at all that may be due before it answers that it found nothing.
+    #[must_use]
+    pub fn exhaustive(mut self) -> Self {
+        self.exhaustive = true;
         self
     }
 
@@ -306,8 +316,8 @@ pub struct Leased {
     /// of its ordering key holds it up. Always false without `before`.
     pub is_held_up: bool,
     /// Nothing was handed out, but the engine did not look at all that may be due, since that would
-    /// take long: it looks there when [`next_due`](Self::next_due) has passed. Always false with
-    /// [`LeaseRequest::before`].
+    /// take long: it looks there when [`next_due`](Self::next_due) has passed. Always false for a
+    /// request with [`before`](LeaseRequest::before), or that is [exhaustive](LeaseRequest::exhaustive).
     pub is_partial: bool,
 }
 

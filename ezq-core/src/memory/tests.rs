@@ -44,14 +44,7 @@ async fn publish(engine: &MemoryEngine, queue: &QueueName, due: Due) {
 }
 
 async fn lease(engine: &MemoryEngine, queue: &QueueName, ttl: Duration) -> Leased {
-    let request = LeaseRequest {
-        queue: queue.clone(),
-        max: 100,
-        ttl,
-        keys: 100,
-        before: None,
-        after: None,
-    };
+    let request = LeaseRequest::new(queue.clone(), 100, ttl);
     engine.lease(request).await.unwrap()
 }
 

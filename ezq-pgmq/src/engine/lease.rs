@@ -257,8 +257,8 @@ impl PgmqEngine {
         if start == Start::Front || !batch.claimed.is_empty() {
             return Ok(batch);
         }
-        // A consumer that drains before it stops must miss nothing.
-        if request.before.is_some() {
+        // A consumer that stops once it has found nothing must miss nothing.
+        if request.before.is_some() || request.exhaustive {
             return self.claim_from(claim, request, Start::Front).await;
         }
 

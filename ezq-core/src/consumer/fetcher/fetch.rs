@@ -179,6 +179,7 @@ impl Fetcher {
             keys: settings.concurrency.saturating_add(scope.batch_room),
             before: stop.position(),
             after: start.after().cloned(),
+            exhaustive: settings.until_idle,
         };
         let claim = Claim {
             number: scope.leases.claim(),
