@@ -103,6 +103,7 @@ impl Engine for JetStreamEngine {
             });
             kept.extend(live);
         }
+
         self.state.renew(&kept, Some(ttl)).await?;
         self.state.leases.changed.notify_one();
         Ok(outcomes)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::names::{CONSUMER, Names, Queue};
 use super::state::State;
-use crate::request::{code, number_in};
+use crate::request::{Failure, code, number_in};
 
 impl State {
     /// A queue that is there.
@@ -32,6 +32,7 @@ impl State {
         if self.known(queue).is_some() {
             return Ok(());
         }
+
         self.connection.ready().await?;
         let names = self.names(queue);
         self.ensure_stream(&names.stream(), &self.stream_config(&names))
@@ -72,13 +73,25 @@ impl State {
         queues.remove(queue);
     }
 
+    /// Makes sure that a stream is there. It is looked for first: a cluster without a leader shows a stream, and
+    /// creates none, as does a server to a user who may create none.
     async fn ensure_stream(&self, name: &str, config: &Value) -> Result<()> {
+        match self.stream_info(name).await {
+            Err(failure) if failure.code() == Some(code::STREAM_NOT_FOUND) => {
+                self.create_stream(name, config).await
+            }
+            found => self.check_stream(name, config, found),
+        }
+    }
+
+    async fn create_stream(&self, name: &str, config: &Value) -> Result<()> {
         let created = self.ask(&format!("STREAM.CREATE.{name}"), config).await;
         match created {
             Ok(_) => Ok(()),
-            // It is there, and somebody has changed its limits.
+            // Another process has just created it, with other limits.
             Err(failure) if failure.code() == Some(code::STREAM_NAME_IN_USE) => {
-                self.check_stream(name, config).await
+                let found = self.stream_info(name).await;
+                self.check_stream(name, config, found)
             }
             Err(failure) => {
                 let doing = format!("did not create the stream `{name}`");
@@ -87,9 +100,17 @@ impl State {
         }
     }
 
+    async fn stream_info(&self, name: &str) -> Result<Value, Failure> {
+        self.ask(&format!("STREAM.INFO.{name}"), &Value::Null).await
+    }
+
     /// Takes a stream as it is, if messages in it can be leased, and can wait.
-    async fn check_stream(&self, name: &str, wanted: &Value) -> Result<()> {
-        let found = self.ask(&format!("STREAM.INFO.{name}"), &Value::Null).await;
+    fn check_stream(
+        &self,
+        name: &str,
+        wanted: &Value,
+        found: Result<Value, Failure>,
+    ) -> Result<()> {
         let doing = format!("did not show the stream `{name}`");
         let found = found.map_err(|failure| failure.into_error(self.address(), &doing))?;
 

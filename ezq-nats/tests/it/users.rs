@@ -5,9 +5,10 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ezq::ErrorKind;
 use ezq::broker::Sink;
-use ezq_nats::{NatsConfig, NatsSink};
+use ezq::engine::Engine as _;
+use ezq::{ErrorKind, QueueName};
+use ezq_nats::{JetStreamEngine, NatsConfig, NatsSink};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
@@ -188,6 +189,26 @@ async fn passwords_and_tokens_stand_in_no_log() {
         let text = format!("{error:?} {}", log.text());
         assert!(!text.contains("secret-word"), "{text}");
         assert!(!text.contains("right-word"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_there_needs_no_right_to_create_one() {
+    let test = "users::a_queue_that_is_there_needs_no_right_to_create_one";
+    let users = r#"authorization { users: [
+        { user: admin, password: "right-word" }
+        { user: worker, password: "right-word", permissions: {
+            publish: { deny: ["$JS.API.STREAM.CREATE.>", "$JS.API.CONSUMER.DURABLE.CREATE.>"] } } }
+    ] }"#;
+    let Some(server) = Server::start(test, Version::V2_15, users) else {
+        return;
+    };
+    let queue = QueueName::new("orders").unwrap();
+    for user in ["admin", "worker"] {
+        let user = format!("nats://{user}:right-word@");
+        let config = NatsConfig::new(&server.url().replace("nats://", &user)).unwrap();
+        let engine = JetStreamEngine::builder(config).connect().await.unwrap();
+        engine.ensure_queue(&queue).await.unwrap();
     }
 }
 
