@@ -169,3 +169,29 @@ async fn a_consumer_of_a_paused_queue_stops_by_its_token_its_handle_and_when_it_
     assert_eq!((idle.reason, idle.counts.handled), (StopReason::Idle, 0));
     assert_eq!(ready(&app).await, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_end_waits_for_what_a_pause_gave_back() {
+    let engine = Faulty::default();
+    let (steps, mut told) = slow("steps", secs(60));
+    let app = app(engine.clone(), [steps]);
+    publish(&app, 1..=5).await;
+    let handle = app.consumer().concurrency(4).spawn();
+    for n in 1..=4 {
+        assert_eq!(within(told.recv()).await, Some(n));
+    }
+
+    // The pause gives back the event that waits, and the store is slow to take it. Meanwhile the `End` is
+    // claimed, and nothing is found before it.
+    engine.faults.slow.store(20_000, Ordering::SeqCst);
+    pause(&app).await;
+    assert!(app.queues().resume("ezq").await.unwrap());
+    app.publish(&End::default()).await.unwrap();
+    tokio::time::sleep(secs(1)).await;
+    engine.faults.slow.store(0, Ordering::SeqCst);
+
+    let report = within(handle).await.unwrap();
+    assert_eq!(report.reason, StopReason::End);
+    assert_eq!(all(&mut told), [5]);
+    assert_eq!(ready(&app).await, 0);
+}
