@@ -235,7 +235,7 @@ pub struct LeaseRequest {
     /// waiting.
     pub after: Option<Position>,
     /// An empty answer must mean that nothing is due. A consumer that runs until its queue is idle sets it.
-    pub exhaustive: bool,
+    pub is_exhaustive: bool,
 }
 
 impl LeaseRequest {
@@ -260,7 +260,7 @@ impl LeaseRequest {
             keys: max,
             before: None,
             after: None,
-            exhaustive: false,
+            is_exhaustive: false,
         }
     }
 
@@ -288,7 +288,7 @@ impl LeaseRequest {
     /// Has the engine look at all that may be due before it answers that it found nothing.
     #[must_use]
     pub fn exhaustive(mut self) -> Self {
-        self.exhaustive = true;
+        self.is_exhaustive = true;
         self
     }
 
@@ -316,8 +316,9 @@ pub struct Leased {
     /// of its ordering key holds it up. Always false without `before`.
     pub is_held_up: bool,
     /// Nothing was handed out, but the engine did not look at all that may be due, since that would
-    /// take long: it looks there when [`next_due`](Self::next_due) has passed. Always false for a
-    /// request with [`before`](LeaseRequest::before), or that is [exhaustive](LeaseRequest::exhaustive).
+    /// take long: it looks there when [`next_due`](Self::next_due) has passed. For a request with
+    /// [`before`](LeaseRequest::before), or that is [exhaustive](LeaseRequest::exhaustive), it is true only
+    /// where even that search has a limit, as without indexes over ordering keys.
     pub is_partial: bool,
 }
 

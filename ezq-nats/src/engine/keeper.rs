@@ -49,7 +49,6 @@ pub(crate) async fn keep(state: Weak<State>, leases: Arc<Leases>) {
         let Some(state) = state.upgrade() else {
             return;
         };
-
         let due = state.due();
         for ack in due.give_back {
             // If it is lost, the server's own time ends the lease.
@@ -86,8 +85,7 @@ impl State {
     fn due(&self) -> Due {
         let now = Instant::now();
         let mut due = Due::default();
-        let mut all = self.leases.held();
-        all.retain(|key, held| {
+        self.leases.held().retain(|key, held| {
             if held.is_settling {
                 return true;
             }
@@ -98,17 +96,18 @@ impl State {
                 return false;
             }
 
-            if !held.is_short() && held.renew_at() <= now {
+            // A lease that ends before the server's time needs no word.
+            let is_short = held.ends <= held.server_ends;
+            let mut next = if is_short { held.ends } else { held.renew_at() };
+            if !is_short && next <= now {
                 let kept = due.keep.entry(key.0.clone()).or_default();
                 kept.push((key.clone(), held.message.ack.clone()));
                 held.renew_again_at = now + PAUSE;
+                next = held.renew_again_at;
             }
-            let next = held.review_at();
             due.next = Some(due.next.map_or(next, |earlier| earlier.min(next)));
             true
         });
-
-        *self.leases.next_review() = due.next;
         due
     }
 
@@ -145,7 +144,6 @@ impl State {
         };
         let client = &self.connection.client;
         let before = client.server_info();
-
         let said = async {
             for ack in acks {
                 client

@@ -64,19 +64,6 @@ impl Held {
         let due = self.server_ends.checked_sub(rest);
         due.unwrap_or(self.server_ends).max(self.renew_again_at)
     }
-
-    /// Whether the worker asked for less than the server's time. Then the server needs no word before its end.
-    pub(crate) fn is_short(&self) -> bool {
-        self.ends <= self.server_ends
-    }
-
-    /// When the keeper must look at it.
-    pub(crate) fn review_at(&self) -> Instant {
-        match self.is_short() {
-            true => self.ends,
-            false => self.renew_at(),
-        }
-    }
 }
 
 /// One delivery in a queue: the message's number, how often it was delivered, and when it was stored. A
@@ -86,8 +73,6 @@ pub(crate) type Key = (QueueName, [i64; 3]);
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     held: Mutex<HashMap<Key, Held>>,
-    /// When the keeper looks at all leases again, if it has found any. Changed only while `held` is locked.
-    next_review: Mutex<Option<Instant>>,
     /// Tells the keeper that a lease ends earlier than it knows.
     pub(crate) changed: Notify,
 }
@@ -98,22 +83,11 @@ impl Leases {
     }
 
     pub(crate) fn add(&self, leased: Vec<(Key, Held)>) {
-        let Some(review_at) = leased.iter().map(|(_, held)| held.review_at()).min() else {
+        if leased.is_empty() {
             return;
-        };
-
-        let mut all = self.held();
-        all.extend(leased);
-        // The keeper looks at every lease, which is too much to do after each claim.
-        if self.next_review().is_none_or(|next| review_at < next) {
-            self.changed.notify_one();
         }
-    }
-
-    pub(crate) fn next_review(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.next_review
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.held().extend(leased);
+        self.changed.notify_one();
     }
 
     /// Takes a delivery for a settlement; `None` if its lease is over, or another settlement has it.
@@ -172,8 +146,6 @@ pub(crate) fn key_of(queue: &QueueName, receipt: &Receipt) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-
     use super::*;
 
     fn held(ends: Duration, server_ends: Duration) -> Held {
@@ -194,27 +166,6 @@ mod tests {
             renew_again_at: now,
             is_settling: false,
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_keeper_is_told_only_of_what_ends_before_its_next_review() {
-        let leases = Leases::default();
-        let second = Duration::from_secs(1);
-        let add = |number, ends: u32| {
-            let key = (QueueName::default(), [number, 1, 1]);
-            leases.add(vec![(key, held(second * ends, second * 90))]);
-        };
-        let is_told = || leases.changed.notified().now_or_never().is_some();
-
-        add(1, 60);
-        assert!(is_told(), "it knows of none");
-        *leases.next_review() = Some(Instant::now() + second * 60);
-        add(2, 70);
-        assert!(!is_told());
-        add(3, 50);
-        assert!(is_told());
-        leases.add(Vec::new());
-        assert!(!is_told());
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,13 +73,15 @@ impl State {
         queues.remove(queue);
     }
 
-    /// Makes sure that a stream is there. It is looked for first: a cluster without a leader shows a stream, and
-    /// creates none, as does a server to a user who may create none.
+    /// Makes sure that a stream is there. It is looked for first: a cluster without a meta leader shows a stream
+    /// and creates none, as does a server to a user who may create none.
     async fn ensure_stream(&self, name: &str, config: &Value) -> Result<()> {
         match self.stream_info(name).await {
             Err(failure) if failure.code() == Some(code::STREAM_NOT_FOUND) => {
                 self.create_stream(name, config).await
             }
+            // Another process has just created it, and it has no leader yet to show it.
+            Err(Failure::NoAnswer(_)) => self.create_stream(name, config).await,
             found => self.check_stream(name, config, found),
         }
     }

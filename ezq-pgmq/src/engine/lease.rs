@@ -258,7 +258,7 @@ impl PgmqEngine {
             return Ok(batch);
         }
         // A consumer that stops once it has found nothing must miss nothing.
-        if request.before.is_some() || request.exhaustive {
+        if request.before.is_some() || request.is_exhaustive {
             return self.claim_from(claim, request, Start::Front).await;
         }
 

@@ -40,6 +40,9 @@ pub(crate) struct OrderBoard {
 struct State {
     watched: HashMap<QueueName, Watched>,
     tables: Tables,
+    /// How many looks have begun, and the number of the newest one that succeeded.
+    begun: u64,
+    succeeded: u64,
     /// How many looks have failed in a row.
     failures: u32,
 }
@@ -135,16 +138,27 @@ impl OrderBoard {
         !state.watched.is_empty()
     }
 
-    /// Reads the orders, and tells those who watch what has changed.
+    /// Reads the orders, and tells those who watch what has changed. Of many who ask at once, as consumers
+    /// that start together do, those who waited share one look.
     async fn look(&self, control: &Dedicated) -> Result<()> {
+        let begun_before = self.lock().begun;
         let _looking = self.looking.lock().await;
-        let known = self.lock().tables;
+        let (known, number) = {
+            let mut state = self.lock();
+            if state.succeeded > begun_before {
+                return Ok(());
+            }
+            state.begun += 1;
+            (state.tables, state.begun)
+        };
+
         let looked = call!(control, |connection| read(connection, known))?;
         let found = looked.map_err(|failure| error::of(failure, control.place()))?;
 
         let mut state = self.lock();
         warn_if_refused(state.tables, found.tables);
         state.tables = found.tables;
+        state.succeeded = number;
         for (queue, watched) in &state.watched {
             let pauses = found.pauses.iter();
             let of_queue = pauses.filter(|pause| pause.target.queue == *queue);
@@ -239,5 +253,44 @@ fn or_dropped<T>(
             Ok(Vec::new())
         }
         read => read,
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::config::PgmqConfig;
+    use crate::connection::connector::{Connector, Planning};
+    use crate::embedded::EmbeddedPostgres;
+
+    #[tokio::test]
+    async fn consumers_that_start_together_share_a_look() {
+        let url = EmbeddedPostgres::shared().await.unwrap().url();
+        let connector = Connector::new(&PgmqConfig::url(&url).unwrap());
+        let control = Dedicated::new(connector, ("control", Planning::Free), None);
+        let control = Arc::new(control);
+        let board = Arc::new(OrderBoard::default());
+
+        let mut consumers = JoinSet::new();
+        for n in 0..100 {
+            let board = Arc::clone(&board);
+            let control = Arc::clone(&control);
+            consumers.spawn(async move {
+                let queue = QueueName::new(&format!("orders_{n}")).unwrap();
+                board.watch_pauses(&queue, &control).await.map(|_| ())
+            });
+        }
+        while let Some(watching) = consumers.join_next().await {
+            watching.unwrap().unwrap();
+        }
+        let shared = board.lock().begun;
+        assert!(shared < 5, "{shared} looks");
+
+        // What changed after a look began takes another one.
+        board.look(&control).await.unwrap();
+        assert_eq!(board.lock().begun, shared + 1);
     }
 }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnection;
 use crate::keys_cost::reads_by;
 use crate::support::*;
 
-/// So many that a look through all of them is slow on a fast machine as well.
+/// So many that a scan of all of them is slow on a fast machine as well.
 const DEAD: i64 = 800_000;
 
 /// A session that holds a snapshot, so that what it sees of the queue, which is deleted, stays in the
@@ -35,7 +35,7 @@ async fn ask(engine: &PgmqEngine, queue: &QueueName) -> Leased {
     engine.lease(request).await.unwrap()
 }
 
-/// Claims until the engine starts at a cursor: two slow claims in a row show it that it should.
+/// Claims until the engine starts at a cursor: a few slow claims in a row show it that it should.
 async fn reach_the_cursor(engine: &PgmqEngine, queue: &QueueName) {
     for _ in 0..100 {
         if ask(engine, queue).await.is_partial {

@@ -179,7 +179,8 @@ impl Fetcher {
             keys: settings.concurrency.saturating_add(scope.batch_room),
             before: stop.position(),
             after: start.after().cloned(),
-            exhaustive: settings.until_idle,
+            // Only a claim of a consumer that holds nothing proves that its queue is idle.
+            is_exhaustive: settings.until_idle && scope.leases.count() == 0,
         };
         let claim = Claim {
             number: scope.leases.claim(),

@@ -79,6 +79,8 @@ impl Unindexed {
         }
 
         let went_on = self.places().get(queue).cloned().flatten();
+        // It passes the windows between the first and that place.
+        let is_partial = went_on.is_some();
         let mut next = front.next.map(|place| went_on.unwrap_or(place));
         loop {
             let Some(place) = next else {
@@ -86,6 +88,7 @@ impl Unindexed {
                 let next_due = claim.next_unindexed(connection).await?;
                 return Ok(Batch {
                     next_due,
+                    is_partial,
                     ..Batch::default()
                 });
             };
@@ -101,6 +104,7 @@ impl Unindexed {
             if began.elapsed() > SEARCH {
                 return Ok(Batch {
                     next_due: Some(Duration::ZERO),
+                    is_partial: true,
                     ..Batch::default()
                 });
             }

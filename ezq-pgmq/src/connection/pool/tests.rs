@@ -156,14 +156,14 @@ async fn a_connection_rests_before_it_goes_back_and_only_where_another_is_left()
     again.give_back();
 
     // Unused it goes back, and so does one that has rested often enough.
-    let is_back = async || {
+    let is_back = async {
         while pool.pool.num_idle() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        pool.resting().connections.len()
     };
-    let is_back = timeout(Duration::from_secs(10), is_back());
-    assert_eq!(is_back.await.expect("it goes back"), 0);
+    let is_back = timeout(Duration::from_secs(10), is_back).await;
+    is_back.expect("it goes back");
+    assert_eq!(pool.resting().connections.len(), 0);
     let mut lease = pool.acquire().await.unwrap();
     lease.handovers = MAX_HANDOVERS;
     lease.give_back();
@@ -179,7 +179,10 @@ async fn a_connection_in_a_transaction_does_not_rest() {
 
 #[test]
 fn connections_that_rest_when_the_runtime_ends_are_dropped_with_it() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let pool = runtime.block_on(async {
         let pool = pool(2).await;
         pool.acquire().await.unwrap().give_back();
@@ -187,5 +190,22 @@ fn connections_that_rest_when_the_runtime_ends_are_dropped_with_it() {
         pool
     });
     drop(runtime);
-    assert_eq!(pool.resting().connections.len(), 0);
+    let resting = pool.resting();
+    assert!(resting.connections.is_empty() && !resting.is_watched);
+}
+
+#[tokio::test]
+async fn what_rests_beside_another_runtime_goes_back_when_that_ends() {
+    let pool = pool(2).await;
+    let other = Arc::clone(&pool);
+    let publishing = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { other.acquire().await.unwrap().give_back() });
+    });
+    publishing.await.unwrap();
+    let closed = timeout(Duration::from_secs(10), pool.pool.close()).await;
+    closed.expect("every connection is back");
 }
