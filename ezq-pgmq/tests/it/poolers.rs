@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ezq_core::ErrorKind;
-use ezq_core::engine::{DoctorOptions, Engine as _, Finding, Severity};
+use ezq_core::engine::{DoctorOptions, Engine as _, Finding, SettleOutcome, Severity};
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -73,7 +73,7 @@ impl Pooler {
         let config = format!(
             "[databases]\npooled = host={socket} port={port} dbname={database} user=postgres\n\
              [pgbouncer]\nunix_socket_dir = {}\nlisten_port = {PORT}\nauth_type = any\n\
-             pool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n{user}\n",
+             admin_users = postgres\nserver_login_retry = 0\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n{user}\n",
             folder.display()
         );
         std::fs::write(folder.join("pgbouncer.ini"), config).unwrap();
@@ -108,6 +108,18 @@ impl Pooler {
 
     fn config(&self) -> PgmqConfig {
         PgmqConfig::options(self.options())
+    }
+
+    /// Drops every session of clients and to the server, and takes new ones after a pause, as a restart does.
+    /// By default PgBouncer then opens no session to the server for `server_login_retry`, 15 s.
+    async fn drop_sessions(&self, pause: Duration) {
+        let options = self.options().database("pgbouncer");
+        // The console takes statements without parameters only.
+        let mut console = PgConnection::connect_with(&options).await.unwrap();
+        for command in ["KILL pooled", "RESUME pooled"] {
+            sqlx::raw_sql(command).execute(&mut console).await.unwrap();
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -175,6 +187,33 @@ async fn what_an_engine_behind_session_pooling_held_is_taken_over() {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test]
+async fn a_pooler_that_drops_all_sessions_costs_no_engine_what_it_holds() {
+    let test = "poolers::a_pooler_that_drops_all_sessions_costs_no_engine_what_it_holds";
+    let Some(pooler) = Pooler::start("session", "postgres", test).await else {
+        return;
+    };
+    let (survivor, queue) = engine_and_queue().await;
+    let holder = PgmqEngine::connect(pooler.config()).await.unwrap();
+    // As every consumer does: by the session that listens, an engine hears at once that it was cut off.
+    let _wakeups = holder.wakeups(&queue).await.unwrap();
+    publish(&survivor, &queue, &["1"]).await;
+    let held = lease_one(&holder, &queue).await;
+
+    let mut other = PgConnection::connect_with(&pooler.options()).await.unwrap();
+    pooler.drop_sessions(Duration::from_millis(50)).await;
+    assert!(other.execute("SELECT 1").await.is_err(), "it was dropped");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(lease(&survivor, &queue).await.len(), 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let settled = holder.settle(&queue, vec![(held.receipt, ack())]).await;
+    let settled = settled.unwrap();
+    assert!(matches!(&*settled, [SettleOutcome::Done]), "{settled:?}");
 }
 
 /// What the doctor finds of a check.
