@@ -128,10 +128,7 @@ impl Leases {
         let message_id = delivery.receipt.message_id().clone();
         let stale = self.table().insert(message_id, held);
         if let Some(stale) = stale {
-            let stale_keys = usize::from(stale.has_key);
-            self.keyed.fetch_sub(stale_keys, Ordering::SeqCst);
-            let gone_back = u64::from(stale.goes_back);
-            self.gone_back.fetch_add(gone_back, Ordering::SeqCst);
+            self.count_out(&stale);
             stale.lease.cancel().cancel();
         }
     }
@@ -300,14 +297,21 @@ impl Leases {
         // Whoever is woken asks the table.
         drop(table);
         self.freed.notify_one();
-        if held.as_ref().is_some_and(|held| held.has_key) {
-            self.keyed.fetch_sub(1, Ordering::SeqCst);
-            self.key_freed.notify_one();
-        }
-        if held.as_ref().is_some_and(|held| held.goes_back) {
-            self.gone_back.fetch_add(1, Ordering::SeqCst);
+        if let Some(held) = &held {
+            self.count_out(held);
+            if held.has_key {
+                self.key_freed.notify_one();
+            }
         }
         held
+    }
+
+    /// Counts a delivery that has left the table.
+    fn count_out(&self, held: &Held) {
+        let keyed = usize::from(held.has_key);
+        self.keyed.fetch_sub(keyed, Ordering::SeqCst);
+        let gone_back = u64::from(held.goes_back);
+        self.gone_back.fetch_add(gone_back, Ordering::SeqCst);
     }
 
     /// Waits until a delivery was let go since the last call.

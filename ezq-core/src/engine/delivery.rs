@@ -234,7 +234,8 @@ pub struct LeaseRequest {
     /// A consumer sets it to look past messages that it gave back because their handler has enough
     /// waiting.
     pub after: Option<Position>,
-    /// An empty answer must mean that nothing is due. A consumer that runs until its queue is idle sets it.
+    /// An empty answer must mean that nothing is due, unless it is [partial](Leased::is_partial). A consumer
+    /// that runs until its queue is idle sets it.
     pub is_exhaustive: bool,
 }
 

@@ -77,11 +77,10 @@ impl State {
     /// and creates none, as does a server to a user who may create none.
     async fn ensure_stream(&self, name: &str, config: &Value) -> Result<()> {
         match self.stream_info(name).await {
-            Err(failure) if failure.code() == Some(code::STREAM_NOT_FOUND) => {
+            // Without an answer another process may have just created it, and it has no leader yet to show it.
+            Err(failure) if matches!(failure.code(), None | Some(code::STREAM_NOT_FOUND)) => {
                 self.create_stream(name, config).await
             }
-            // Another process has just created it, and it has no leader yet to show it.
-            Err(Failure::NoAnswer(_)) => self.create_stream(name, config).await,
             found => self.check_stream(name, config, found),
         }
     }

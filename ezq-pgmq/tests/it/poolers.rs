@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ezq_core::ErrorKind;
 use ezq_core::engine::{DoctorOptions, Engine as _, Finding, SettleOutcome, Severity};
+use ezq_core::message::QueueName;
 use ezq_pgmq::{PgmqConfig, PgmqEngine};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -164,6 +165,15 @@ async fn session_pooling_is_like_the_server_itself() {
     assert_eq!(acknowledge_all(&direct, &queue).await, 1);
 }
 
+/// Another engine has what the queue holds, for longer than a grace lasts.
+async fn nothing_is_taken_over(survivor: &PgmqEngine, queue: &QueueName) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(lease(survivor, queue).await.len(), 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// A pooler ends the session of a client that is gone, or clears it for the next one.
 #[tokio::test]
 async fn what_an_engine_behind_session_pooling_held_is_taken_over() {
@@ -175,11 +185,7 @@ async fn what_an_engine_behind_session_pooling_held_is_taken_over() {
     let gone = PgmqEngine::connect(pooler.config()).await.unwrap();
     publish(&survivor, &queue, &["1"]).await;
     lease_one(&gone, &queue).await;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(4) {
-        assert_eq!(lease(&survivor, &queue).await.len(), 0);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    nothing_is_taken_over(&survivor, &queue).await;
 
     drop(gone);
     let began = Instant::now();
@@ -205,11 +211,7 @@ async fn a_pooler_that_drops_all_sessions_costs_no_engine_what_it_holds() {
     let mut other = PgConnection::connect_with(&pooler.options()).await.unwrap();
     pooler.drop_sessions(Duration::from_millis(50)).await;
     assert!(other.execute("SELECT 1").await.is_err(), "it was dropped");
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(4) {
-        assert_eq!(lease(&survivor, &queue).await.len(), 0);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    nothing_is_taken_over(&survivor, &queue).await;
 
     let settled = holder.settle(&queue, vec![(held.receipt, ack())]).await;
     let settled = settled.unwrap();

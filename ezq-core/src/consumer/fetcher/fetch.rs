@@ -172,6 +172,7 @@ impl Fetcher {
         let scope = &self.scope;
         let settings = &scope.settings;
         let start = self.busy.next_start(&scope.admission.backlogs);
+        let is_settled = scope.leases.count() == 0;
         let request = LeaseRequest {
             queue: settings.queue.clone(),
             max,
@@ -180,14 +181,14 @@ impl Fetcher {
             before: stop.position(),
             after: start.after().cloned(),
             // Only a claim of a consumer that holds nothing proves that its queue is idle.
-            is_exhaustive: settings.until_idle && scope.leases.count() == 0,
+            is_exhaustive: settings.until_idle && is_settled,
         };
         let claim = Claim {
             number: scope.leases.claim(),
             sent: Instant::now(),
             max,
             start,
-            is_settled: scope.leases.count() == 0,
+            is_settled,
             is_keyless: scope.leases.keyed() == 0,
             is_early: self.under_way.incoming > 0,
             has_returned: self.busy.have_returned(),
