@@ -1,7 +1,9 @@
-//! `consume_batch_tx`: batches of 100 whose handler inserts a row for each event through its `Tx`.
+//! `consume_batch_tx`: batches of 100 whose handler inserts a row for each event through its `Tx`; and
+//! `consume_batch_tx_noop`, whose handler does nothing.
 //!
 //! The reference claims and deletes 100 messages in one statement and inserts the same rows, in one
-//! transaction, on one connection.
+//! transaction, on one connection. Without rows to insert the statement is alone: what it returned is lost
+//! with its process, so it is the most that a queue could do if each event ran at most once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::application::{Application, Job};
 use crate::case::Case;
+use crate::check::check;
 use crate::database::Database;
 use crate::error::Result;
 use crate::options::Options;
@@ -32,6 +35,14 @@ pub(super) const CASE: Case = Case {
     run: |options, database| Box::pin(run(options, database)),
 };
 
+pub(super) const NOOP: Case = Case {
+    name: "consume_batch_tx_noop",
+    about: "batches of 100 with a `Tx` that is not used; against claim-and-delete alone (at most once)",
+    unit: "events/s",
+    target: Some(Target::AtLeast(0.8)),
+    run: |options, database| Box::pin(run_noop(options, database)),
+};
+
 const EVENTS: usize = 100_000;
 const BATCH: usize = 100;
 const ROWS: Rows = Rows("bench_batch_rows");
@@ -46,6 +57,14 @@ fn handler(counter: Arc<AtomicU64>) -> Handler {
             counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
             Ok::<(), HandlerError>(())
         }
+    })
+    .batch_size(BATCH)
+}
+
+fn noop(counter: Arc<AtomicU64>) -> Handler {
+    Handler::on_batch("noop", move |batch: Batch<Payload>, _: Tx| {
+        counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        std::future::ready(())
     })
     .batch_size(BATCH)
 }
@@ -90,6 +109,74 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     )])
 }
 
+async fn run_noop(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
+    let application = Application::open(database.url(), noop).await?;
+    let events = options.events.unwrap_or(EVENTS);
+    let template = Template::plain(&application.ezq, NOOP.name, events).await?;
+    let plain = Mutex::new(database.connect().await?);
+
+    let pairs = Pairs::measure(
+        NOOP.name,
+        options.pairs(),
+        |n| application.work_off(&template, Job::new(NOOP.name, "ezq", n)),
+        |n| claim_delete(&application.ezq, &plain, &template, n),
+    )
+    .await?;
+
+    let mut settings = application.close(database, template).await?;
+    settings.insert("batch".into(), json!(BATCH));
+    settings.insert("reference_connections".into(), json!(1));
+    let figures = Figures::Pairs(pairs);
+    Ok(vec![Outcome::of(NOOP.measure(), figures, settings)])
+}
+
+/// The least that does the work: a claim that deletes.
+fn claim(queue: &str) -> String {
+    format!(
+        "delete from pgmq.q_{queue} q
+         using (select msg_id from pgmq.q_{queue} where vt <= now()
+                order by vt limit {BATCH} for update skip locked) due
+         where q.msg_id = due.msg_id
+         returning q.msg_id, q.message::text"
+    )
+}
+
+async fn claim_delete(
+    ezq: &Ezq,
+    connection: &Mutex<PgConnection>,
+    template: &Template,
+    n: usize,
+) -> Result<Run> {
+    let queue = format!("bench_batch_alone_{n}");
+    create(ezq, &queue).await?;
+    template.copy(ezq, &queue).await?;
+    let claim = claim(&queue);
+    let mut connection = connection.lock().await;
+
+    let started = Instant::now();
+    let mut seen = 0;
+    loop {
+        let messages: Vec<(i64, String)> = query_as(AssertSqlSafe(claim.clone()))
+            .fetch_all(&mut *connection)
+            .await?;
+        if messages.is_empty() {
+            break;
+        }
+        for (_, body) in &messages {
+            number(body)?;
+        }
+        seen += messages.len() as u64;
+    }
+    let took = started.elapsed();
+
+    check("the number of events that were read", seen, template.due)?;
+    drop_queue(ezq, &queue, 0).await?;
+    Ok(Run {
+        events: template.due,
+        took,
+    })
+}
+
 async fn claim_delete_insert(
     ezq: &Ezq,
     connection: &Mutex<PgConnection>,
@@ -99,14 +186,7 @@ async fn claim_delete_insert(
     let queue = format!("bench_batch_plain_{n}");
     create(ezq, &queue).await?;
     template.copy(ezq, &queue).await?;
-    // The least that does the work: a claim that deletes, in the transaction of the insert.
-    let claim = format!(
-        "delete from pgmq.q_{queue} q
-         using (select msg_id from pgmq.q_{queue} where vt <= now()
-                order by vt limit {BATCH} for update skip locked) due
-         where q.msg_id = due.msg_id
-         returning q.msg_id, q.message::text"
-    );
+    let claim = claim(&queue);
     let mut connection = connection.lock().await;
 
     let started = Instant::now();

@@ -50,6 +50,7 @@ pub(crate) const ALL: &[Case] = &[
     consume::CASE,
     consume_archive::CASE,
     consume_batch_tx::CASE,
+    consume_batch_tx::NOOP,
     consume_tx::CASE,
     consume_delayed::CASE,
     wide::CASE,
