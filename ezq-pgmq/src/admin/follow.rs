@@ -49,7 +49,7 @@ fn statement(queue: &QueueName, reads: bool) -> String {
     format!(
         "SELECT 'q' AS place, q.msg_id, q.read_ct, {enqueued_at} AS enqueued_at, {at} AS at, {read},
                 statement_timestamp() AS now
-         FROM {table} q WHERE q.msg_id > $1 AND q.msg_id <> ALL ($2::bigint[])
+         FROM {table} q WHERE q.msg_id > $1 AND q.msg_id NOT IN (SELECT pg_catalog.unnest($2::bigint[]))
          ORDER BY q.msg_id LIMIT $3"
     )
 }

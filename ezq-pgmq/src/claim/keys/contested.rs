@@ -16,7 +16,9 @@ pub(crate) async fn find(
     keys: &[i64],
     ids: &[i64],
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let others = " AND l.msg_id <> ALL ($2::bigint[])";
+    // Looked up by their hash. `<> ALL` would compare each leased message with each of these, unless the plan is
+    // made for this call.
+    let others = " AND l.msg_id NOT IN (SELECT pg_catalog.unnest($2::bigint[]))";
     let leased = leased(&sql::table(queue), "k.key", is_indexed, others);
     let statement =
         format!("SELECT k.key FROM pg_catalog.unnest($1::bigint[]) k(key) WHERE {leased}");
