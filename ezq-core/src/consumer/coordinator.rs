@@ -227,7 +227,7 @@ impl Coordinator {
         }
 
         self.fetcher.brought(&claim, &leased, &self.work);
-        if claim.is_full(&leased) && !self.fetcher.busy.is_walking() {
+        if claim.leaves_more(&leased) && !self.fetcher.busy.is_walking() {
             let incoming = leased.deliveries.len();
             self.fetcher.start_early(incoming, &self.work, &self.stop);
             // The claim is sent before these are read, which may take long.

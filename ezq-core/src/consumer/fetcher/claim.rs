@@ -62,6 +62,14 @@ impl Claim {
         leased.deliveries.len() >= self.max
     }
 
+    /// Whether it is likely that there is more. A claim of messages with ordering keys takes an equal share of
+    /// each key and asks for some keys only, so it is rarely full while there is more.
+    pub(crate) fn leaves_more(&self, leased: &Leased) -> bool {
+        let deliveries = &leased.deliveries;
+        let is_half = deliveries.len() >= self.max.div_ceil(2);
+        self.is_full(leased) || is_half && deliveries.iter().any(|one| one.key().is_some())
+    }
+
     /// Sends the claim. An answer that shows something amiss is followed up at once: a missing
     /// queue is created, and an empty one leaves time to ask for wake-ups.
     pub(crate) async fn send(
@@ -129,5 +137,41 @@ impl Answer {
             created: None,
             wakeups: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Delivery, Receipt, Token};
+    use crate::message::MessageId;
+    use crate::message::headers::{self, Headers};
+
+    fn leased(count: usize, headers: &Headers) -> Leased {
+        let receipt = Receipt::new(MessageId::Number(1), Token::from_words([0; 3]));
+        let delivery = Delivery::new(
+            receipt,
+            "{}".to_owned(),
+            headers.clone(),
+            chrono::DateTime::UNIX_EPOCH,
+        );
+        Leased::new(vec![delivery; count])
+    }
+
+    #[test]
+    fn more_is_likely_behind_a_full_claim_and_behind_half_of_one_with_keys() {
+        let claim = Claim {
+            max: 8,
+            ..Answer::panicked().claim
+        };
+        let plain = Headers::new();
+        let mut keyed = Headers::new();
+        keyed.insert(headers::KEY, "customer-1");
+
+        assert!(claim.leaves_more(&leased(8, &plain)));
+        assert!(!claim.leaves_more(&leased(7, &plain)));
+        assert!(claim.leaves_more(&leased(4, &keyed)));
+        assert!(!claim.leaves_more(&leased(3, &keyed)));
+        assert!(!claim.is_full(&leased(4, &keyed)));
     }
 }
