@@ -11,13 +11,17 @@ use super::QUEUE;
 use crate::error::Result;
 use crate::job::Job;
 use crate::load::handle;
-use crate::peer::{CONCURRENCY, Peer, Worker};
+use crate::peer::{Peer, Worker};
 
 impl JobArgs for Job {
     fn kind() -> &'static str {
         "job"
     }
 }
+
+/// A worker of its waits until the completion of its job is stored, in batches of up to 512. From so many
+/// workers on it stores them on four connections.
+const WORKERS: u32 = 1_024;
 
 /// The storage is what its documentation names for publishers of many jobs.
 pub(crate) struct OfAwa(PgPool, QueueStorage);
@@ -61,7 +65,7 @@ impl Peer for OfAwa {
             .connect(url)
             .await?;
         let config = QueueConfig {
-            max_workers: CONCURRENCY as u32,
+            max_workers: WORKERS,
             // Its documented short path: claims without a deadline are kept as receipts.
             deadline_duration: Duration::ZERO,
             ..QueueConfig::default()
