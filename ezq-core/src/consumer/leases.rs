@@ -128,7 +128,7 @@ impl Leases {
         let message_id = delivery.receipt.message_id().clone();
         let stale = self.table().insert(message_id, held);
         if let Some(stale) = stale {
-            self.count_out(&stale);
+            self.note_left(&stale);
             stale.lease.cancel().cancel();
         }
     }
@@ -282,6 +282,7 @@ impl Leases {
     pub(crate) fn abandon(&self) -> usize {
         let left = std::mem::take(&mut *self.table());
         for held in left.values() {
+            held.lease.let_go();
             held.lease.cancel().cancel();
         }
         left.len()
@@ -289,25 +290,26 @@ impl Leases {
 
     fn remove(&self, receipt: &Receipt) -> Option<Held> {
         let mut table = self.table();
-        table
-            .get(receipt.message_id())
-            .filter(|held| held.receipt == *receipt)?;
-        let held = table.remove(receipt.message_id());
+        let held = table.remove(receipt.message_id())?;
+        if held.receipt != *receipt {
+            // A newer delivery of the message. It is rare, and to look before costs each event a lookup.
+            table.insert(receipt.message_id().clone(), held);
+            return None;
+        }
 
         // Whoever is woken asks the table.
         drop(table);
         self.freed.notify_one();
-        if let Some(held) = &held {
-            self.count_out(held);
-            if held.has_key {
-                self.key_freed.notify_one();
-            }
+        self.note_left(&held);
+        if held.has_key {
+            self.key_freed.notify_one();
         }
-        held
+        Some(held)
     }
 
-    /// Counts a delivery that has left the table.
-    fn count_out(&self, held: &Held) {
+    /// Notes that a delivery has left the table.
+    fn note_left(&self, held: &Held) {
+        held.lease.let_go();
         let keyed = usize::from(held.has_key);
         self.keyed.fetch_sub(keyed, Ordering::SeqCst);
         let gone_back = u64::from(held.goes_back);

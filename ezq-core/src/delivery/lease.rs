@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     ordered: AtomicBool,
     /// A handler's transaction is about to settle the delivery, so the renewals leave it out.
     settling: AtomicBool,
+    /// The table of leases has let it go: it was settled, given back or lost.
+    let_go: AtomicBool,
     /// The receipt of a newer delivery of the message, if one came to this worker itself.
     newer: Mutex<Option<Receipt>>,
 }
@@ -41,6 +43,7 @@ impl Lease {
             cancel: OnceLock::new(),
             ordered: AtomicBool::new(false),
             settling: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
             newer: Mutex::default(),
         }
     }
@@ -100,6 +103,19 @@ impl Lease {
 
     pub(crate) fn is_settling(&self) -> bool {
         self.settling.load(Ordering::Acquire)
+    }
+
+    /// Notes that the table of leases has let it go.
+    pub(crate) fn let_go(&self) {
+        // Paired with the load below. Whoever sees it also sees why: a newer delivery in the table, say.
+        self.let_go.store(true, Ordering::Release);
+    }
+
+    /// Whether this delivery is still held.
+    ///
+    /// Fast path. To ask the table takes 150 instructions, twice for each event (benchmark case `dispatch`).
+    pub(crate) fn is_held(&self) -> bool {
+        !self.let_go.load(Ordering::Acquire)
     }
 
     /// Goes on under a newer receipt, which covers the earlier ones.

@@ -143,7 +143,7 @@ impl Workload {
     }
 
     fn start(&mut self, work: Work) {
-        if !self.scope.leases.holds(&work.received.receipt) {
+        if !work.received.lease.is_held() {
             return self.scope.counters.add(Disposition::Lost);
         }
         if work.received.lease.is_expired() {

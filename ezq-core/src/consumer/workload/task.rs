@@ -31,7 +31,7 @@ pub(crate) async fn handle(scope: Arc<RunScope>, mut work: Work, start: StartGua
     };
 
     let received = &work.received;
-    if !scope.leases.holds(&received.receipt) {
+    if !received.lease.is_held() {
         unsettled.book();
         return scope.counters.add(Disposition::Lost);
     }
@@ -72,7 +72,7 @@ pub(super) fn hand_on_settlement(
         settled_by_handler(scope, received, None);
         return unsettled.book();
     };
-    if !scope.leases.holds(&received.receipt) {
+    if !received.lease.is_held() {
         unsettled.book();
         return scope.counters.add(Disposition::Lost);
     }
