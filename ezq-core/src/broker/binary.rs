@@ -86,8 +86,8 @@ pub(super) fn read(
 
     let envelope = Envelope {
         id: required(&mut attributes, "id")?,
-        source: required(&mut attributes, "source")?,
-        event_type: required(&mut attributes, "type")?,
+        source: required(&mut attributes, "source")?.into(),
+        event_type: required(&mut attributes, "type")?.into(),
         time: time.transpose()?,
         subject: attributes.remove("subject"),
         dataschema: attributes.remove("dataschema"),

@@ -213,8 +213,8 @@ impl Inbound {
         let is_binary = matches!(data, Data::Base64(_));
         let envelope = Envelope {
             id: self.derived_id(source_name),
-            source: source_name.to_owned(),
-            event_type: plain_type.to_owned(),
+            source: source_name.into(),
+            event_type: plain_type.into(),
             time: self.stored_at.map(|time| time.fixed_offset()),
             subject: None,
             datacontenttype: media_type.filter(|_| is_binary).map(ToOwned::to_owned),

@@ -121,7 +121,7 @@ impl Codec for RawJson {
             let text = value.as_str().unwrap_or_default().to_owned();
             match name {
                 "id" | "type" | "specversion" => {}
-                "source" => event.0.source = text,
+                "source" => event.0.source = text.into(),
                 "time" => event = event.time(DateTime::parse_from_rfc3339(&text)?),
                 "subject" => event = event.subject(text),
                 "datacontenttype" => event = event.datacontenttype(text),

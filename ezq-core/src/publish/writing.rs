@@ -54,7 +54,7 @@ impl Publisher {
 
         let dedupe = dedupe(options, &envelope.id, services.dedupe_window)?;
         let message = BroadcastMessage {
-            event_type: envelope.event_type,
+            event_type: envelope.event_type.into(),
             body,
             headers,
             due: options.due,
@@ -169,7 +169,7 @@ fn envelope(content: Content, options: &PublishOptions, source: &str) -> Result<
     };
 
     if let Some(source) = &options.source {
-        envelope.source.clone_from(source);
+        envelope.source = source.into();
     }
     if let Some(subject) = &options.subject {
         envelope.subject = Some(subject.clone());

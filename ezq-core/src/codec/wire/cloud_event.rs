@@ -51,8 +51,8 @@ pub(super) fn cloud_event(members: EventMembers<'_>) -> Result<Envelope> {
 
     Envelope {
         id: required("id", members.id)?.into_owned(),
-        source: required("source", members.source)?.into_owned(),
-        event_type: required("type", members.event_type)?.into_owned(),
+        source: required("source", members.source)?.into(),
+        event_type: required("type", members.event_type)?.into(),
         time: time.transpose()?,
         subject: optional("subject", members.subject)?,
         datacontenttype: optional("datacontenttype", members.datacontenttype)?,

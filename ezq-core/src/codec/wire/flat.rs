@@ -108,8 +108,8 @@ pub(super) fn from_flat(members: &Members<'_>, origin: Origin<'_>) -> Result<Env
         .unwrap_or_else(|| (origin.queue.clone(), origin.message_id.clone()));
     Envelope {
         id: flat_id(&queue, &message_id),
-        source: format!("/queues/{queue}"),
-        event_type,
+        source: format!("/queues/{queue}").into(),
+        event_type: event_type.into(),
         time: Some(origin.enqueued_at.fixed_offset()),
         subject: None,
         datacontenttype: None,
