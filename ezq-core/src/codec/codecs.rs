@@ -251,20 +251,23 @@ impl Codecs {
             return Err(Error::new(ErrorKind::Decode, text));
         }
 
-        let read = match &codec {
-            Chosen::Plain(_) => plain_event(stored, origin).map_err(CodecError::from),
+        let unread = |error: CodecError| {
+            let text = format!("the codec `{}` cannot read the body", codec.name());
+            Error::new(ErrorKind::Decode, text).with_source(error)
+        };
+        match &codec {
+            Chosen::Plain(_) => {
+                plain_event(stored, origin).map_err(|error| unread(CodecError::from(error)))
+            }
             Chosen::Other(codec) => Body::from_stored(stored, origin.headers)
                 .map_err(CodecError::from)
                 .and_then(|body| guarded(|| codec.decode(body, origin)))
+                .map_err(unread)
                 .map(|envelope| ReadEvent {
                     envelope,
                     is_structured: false,
                 }),
-        };
-        read.map_err(|error| {
-            let text = format!("the codec `{}` cannot read the body", codec.name());
-            Error::new(ErrorKind::Decode, text).with_source(error)
-        })
+        }
     }
 }
 

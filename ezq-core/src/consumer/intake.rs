@@ -64,10 +64,8 @@ pub(crate) fn take_in(
         }
     };
     let body = (is_structured && scope.keeps_bodies).then(|| Arc::new(take(&mut delivery.body)));
-    let received = Received {
-        body,
-        ..Received::new(delivery, envelope, queue.clone(), lease)
-    };
+    let mut received = Received::new(delivery, envelope, queue.clone(), lease);
+    received.body = body;
     let control = match control(&received) {
         Ok(control) => control,
         Err(error) => {

@@ -46,10 +46,16 @@ pub(super) enum Value<'a> {
 impl<'a> EventMembers<'a> {
     /// Reads them from JSON text.
     pub(super) fn parse(body: &'a str) -> Result<Self, serde_json::Error> {
-        let mut from = serde_json::Deserializer::from_str(body);
-        let members = Self::read(&mut from)?;
-        from.end()?;
+        let mut members = Self::default();
+        members.fill(body)?;
         Ok(members)
+    }
+
+    /// Reads them from JSON text into members that are empty.
+    pub(super) fn fill(&mut self, body: &'a str) -> Result<(), serde_json::Error> {
+        let mut from = serde_json::Deserializer::from_str(body);
+        from.deserialize_map(Filling(self))?;
+        from.end()
     }
 
     /// Reads them from a reader of JSON.

@@ -83,7 +83,9 @@ pub(crate) struct ReadEvent {
 pub(crate) fn read(body: &str, origin: Origin<'_>) -> Result<ReadEvent> {
     let no_object =
         |error| Error::new(ErrorKind::Decode, "the body is not a JSON object").with_source(error);
-    let members = EventMembers::parse(body).map_err(no_object)?;
+    // Filled in where they are: to move them takes 250 instructions (benchmark case `dispatch`).
+    let mut members = EventMembers::default();
+    members.fill(body).map_err(no_object)?;
     if members.specversion.is_some() {
         let count = members.count();
         let envelope = cloud_event(members)?;
