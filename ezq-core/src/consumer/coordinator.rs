@@ -27,7 +27,6 @@ use crate::consumer::scope::RunScope;
 use crate::consumer::stop::listener::{StopListener, StopRequest};
 use crate::consumer::stop::{Phase, Stop, deadline};
 use crate::consumer::workload::Workload;
-use crate::delivery::lease::Lease;
 use crate::dispatch::work::Work;
 use crate::engine::{Delivery, Leased};
 use crate::event::Control;
@@ -298,15 +297,13 @@ impl Coordinator {
     /// Takes in one delivery, in the order of the queue.
     fn accept(&mut self, delivery: Delivery, sent: Instant) {
         let settings = &self.scope.settings;
-        if self.scope.leases.go_on(&delivery, sent) {
+        let Some(lease) = self.scope.leases.hold(&delivery, sent) else {
             let queue = &settings.queue;
             let message_id = delivery.receipt.message_id();
             return info!(%queue, %message_id, "the store delivered again what is held here: the \
                                                work goes on under the new lease");
-        }
+        };
 
-        let lease = Arc::new(Lease::new(sent, settings.lease));
-        self.scope.leases.hold(&delivery, &lease);
         if self.stop.refuses(&delivery) {
             return self.scope.release(delivery.receipt);
         }

@@ -17,6 +17,7 @@
 //! transaction settles whose lease has not been renewed for two thirds of its time, nothing is
 //! claimed.
 
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,6 +81,27 @@ struct Held {
     returned: u32,
 }
 
+impl Held {
+    /// Goes on under the receipt of another delivery of its message, if this consumer may have claimed
+    /// itself once more. False if that is a new one.
+    ///
+    /// That happens when the store's clock steps, or after this process was stopped. It is safe only for
+    /// the very next delivery of the message with no settlement in between: then nobody else ever had the
+    /// message.
+    fn goes_on(&mut self, delivery: &Delivery) -> bool {
+        let is_next = self.enqueued_at == delivery.enqueued_at
+            && self.deliveries.checked_add(1) == Some(delivery.deliveries)
+            && self.returned == delivery.headers.returned();
+        if !is_next || self.lease.is_cancelled() {
+            return false;
+        }
+
+        self.deliveries = delivery.deliveries;
+        self.lease.go_on_as(delivery.receipt.clone(), &self.receipt);
+        true
+    }
+}
+
 impl Leases {
     pub(crate) fn new(ttl: Duration) -> Self {
         Self {
@@ -110,51 +132,48 @@ impl Leases {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a delivery into the table. An earlier delivery of the same message has lost its lease
-    /// and is cancelled.
-    pub(crate) fn hold(&self, delivery: &Delivery, lease: &Arc<Lease>) {
+    /// Takes a delivery into the table; returns its lease, which runs from `sent`. An earlier delivery of
+    /// the same message has lost its lease and is cancelled.
+    ///
+    /// `None` if this consumer itself claimed once more what it holds. Then the handler that runs goes on,
+    /// and the newer receipt settles.
+    pub(crate) fn hold(&self, delivery: &Delivery, sent: Instant) -> Option<Arc<Lease>> {
         let has_key = delivery.key().is_some();
+        let mut table = self.table();
+        let mut entry = table.entry(delivery.receipt.message_id().clone());
+        if let Entry::Occupied(held) = &mut entry
+            && held.get_mut().goes_on(delivery)
+        {
+            held.get().lease.renewed(sent, self.ttl);
+            return None;
+        }
+
+        let lease = Arc::new(Lease::new(sent, self.ttl));
         let held = Held {
             receipt: delivery.receipt.clone(),
-            lease: Arc::clone(lease),
+            lease: Arc::clone(&lease),
             has_key,
             goes_back: false,
             enqueued_at: delivery.enqueued_at,
             deliveries: delivery.deliveries,
             returned: delivery.headers.returned(),
         };
-
         self.keyed.fetch_add(usize::from(has_key), Ordering::SeqCst);
-        let message_id = delivery.receipt.message_id().clone();
-        let stale = self.table().insert(message_id, held);
+        let stale = match entry {
+            Entry::Occupied(mut stale) => Some(stale.insert(held)),
+            Entry::Vacant(place) => {
+                place.insert(held);
+                None
+            }
+        };
+
+        // Whoever is woken asks the table.
+        drop(table);
         if let Some(stale) = stale {
             self.note_left(&stale);
             stale.lease.cancel().cancel();
         }
-    }
-
-    /// Keeps a delivery that this consumer itself claimed once more; false if it is a new one.
-    ///
-    /// That happens when the store's clock steps, or after this process was stopped. The handler
-    /// that runs goes on, and the newer receipt settles. It is safe only for the very next delivery
-    /// of the message with no settlement in between: then nobody else ever had the message.
-    pub(crate) fn go_on(&self, delivery: &Delivery, sent: Instant) -> bool {
-        let mut table = self.table();
-        let Some(held) = table.get_mut(delivery.receipt.message_id()) else {
-            return false;
-        };
-
-        let is_next = held.enqueued_at == delivery.enqueued_at
-            && held.deliveries.checked_add(1) == Some(delivery.deliveries)
-            && held.returned == delivery.headers.returned();
-        if !is_next || held.lease.is_cancelled() {
-            return false;
-        }
-
-        held.deliveries = delivery.deliveries;
-        held.lease.go_on_as(delivery.receipt.clone(), &held.receipt);
-        held.lease.renewed(sent, self.ttl);
-        true
+        Some(lease)
     }
 
     /// The receipt that settles a delivery that is held, by its first receipt.
