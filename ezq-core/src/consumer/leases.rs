@@ -75,6 +75,8 @@ struct Held {
     has_key: bool,
     /// It goes back unhandled, and the store has not confirmed that yet.
     goes_back: bool,
+    /// Its settlement is on its way to the store.
+    is_in_flight: bool,
     /// With the counts below: which delivery of which message this is.
     enqueued_at: DateTime<Utc>,
     deliveries: u32,
@@ -82,8 +84,8 @@ struct Held {
 }
 
 impl Held {
-    /// Goes on under the receipt of another delivery of its message, if this consumer may have claimed
-    /// itself once more. False if that is a new one.
+    /// Goes on under the receipt of the next delivery of its message, which this consumer claimed itself.
+    /// False if the delivery is a new one.
     ///
     /// That happens when the store's clock steps, or after this process was stopped. It is safe only for
     /// the very next delivery of the message with no settlement in between: then nobody else ever had the
@@ -154,6 +156,7 @@ impl Leases {
             lease: Arc::clone(&lease),
             has_key,
             goes_back: false,
+            is_in_flight: false,
             enqueued_at: delivery.enqueued_at,
             deliveries: delivery.deliveries,
             returned: delivery.headers.returned(),
@@ -282,6 +285,17 @@ impl Leases {
         if let Some(held) = held.filter(|held| held.receipt == *receipt && !held.goes_back) {
             held.goes_back = true;
             self.going_back.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that settlements are on their way to the store, until these deliveries are let go.
+    pub(crate) fn note_in_flight<'r>(&self, receipts: impl Iterator<Item = &'r Receipt>) {
+        let mut table = self.table();
+        for receipt in receipts {
+            let held = table.get_mut(receipt.message_id());
+            if let Some(held) = held.filter(|held| held.receipt == *receipt) {
+                held.is_in_flight = true;
+            }
         }
     }
 
@@ -417,12 +431,12 @@ impl Leases {
     }
 
     /// Notes that a lease is lost and cancels its handlers. False if the delivery was settled
-    /// meanwhile, or a handler's transaction settles it just now.
+    /// meanwhile. False as well while its settlement is on its way, or a handler's transaction settles
+    /// it: that takes the row with it, and its answer tells.
     pub(crate) fn lost(&self, first: &Receipt) -> bool {
-        let is_lost = self
-            .table()
-            .get(first.message_id())
-            .is_some_and(|held| held.receipt == *first && !held.lease.is_settling());
+        let is_lost = self.table().get(first.message_id()).is_some_and(|held| {
+            held.receipt == *first && !held.is_in_flight && !held.lease.is_settling()
+        });
         if !is_lost {
             return false;
         }

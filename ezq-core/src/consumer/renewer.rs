@@ -20,20 +20,18 @@ const CHUNK: usize = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What renews a consumer's leases.
-pub(crate) struct Renewer<F> {
+pub(crate) struct Renewer {
     pub(crate) leases: Arc<Leases>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) queue: QueueName,
     /// Weak: health counts who holds the status.
     pub(crate) status: Weak<ConsumerStatus>,
-    /// Whether a delivery, by its first receipt, is being settled.
-    pub(crate) is_in_flight: F,
 }
 
 /// For each lease that the store says is lost, the claim of this consumer that may have taken it.
 type Suspects = HashMap<Receipt, u64>;
 
-impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
+impl Renewer {
     /// Renews every held lease, a third of its time after the last renewal, until dropped.
     pub(crate) async fn run(self) {
         let ttl = self.leases.ttl();
@@ -152,8 +150,7 @@ impl<F: Fn(&Receipt) -> bool + Send> Renewer<F> {
         let Some(first) = self.leases.first(receipt) else {
             return;
         };
-        // A settlement on its way takes the row with it: then its answer tells.
-        if !(self.is_in_flight)(&first) && self.leases.lost(&first) {
+        if self.leases.lost(&first) {
             let message_id = receipt.message_id();
             warn!(queue = %self.queue, %message_id, "lease lost: its handlers are cancelled");
         }

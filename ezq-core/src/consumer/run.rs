@@ -20,13 +20,11 @@ use crate::consumer::scope::RunScope;
 use crate::consumer::settings::Settings;
 use crate::consumer::settle::Settler;
 use crate::consumer::settle::batch::BatchSettler;
-use crate::consumer::settle::in_flight::InFlight;
 use crate::consumer::settle::outbox::{Batches, outbox};
 
 use crate::consumer::stop::listener::StopListener;
 use crate::consumer::warnings::warn_of_mistakes;
 use crate::dispatch::admission::Admission;
-use crate::engine::Receipt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::logging::warn;
 use crate::observe::metrics::QueueMetrics;
@@ -148,7 +146,6 @@ fn start_tasks(
     orders: Orders,
 ) -> (JoinHandle<()>, JoinSet<()>) {
     let settings = &scope.settings;
-    let in_flight = Arc::new(InFlight::default());
     // The settler must not keep the outbox open, nor the status alive.
     let status: Weak<ConsumerStatus> = Arc::downgrade(status);
 
@@ -159,7 +156,6 @@ fn start_tasks(
         leases: Arc::clone(&scope.leases),
         counters: Arc::clone(&scope.counters),
         status: Weak::clone(&status),
-        in_flight: Arc::clone(&in_flight),
         metrics: scope.metrics.clone(),
     };
     let settler = Settler {
@@ -173,7 +169,6 @@ fn start_tasks(
         engine: Arc::clone(&settings.engine),
         queue: settings.queue.clone(),
         status,
-        is_in_flight: move |receipt: &Receipt| in_flight.contains(receipt),
     };
     let mut background = JoinSet::new();
     background.spawn(renewer.run().in_current_span());

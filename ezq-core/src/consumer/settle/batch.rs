@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use tracing::{Instrument, debug_span};
 
 use crate::consumer::leases::Leases;
-use crate::consumer::settle::in_flight::InFlight;
 use crate::consumer::settle::refusal::{give_up, is_refusal};
 use crate::consumer::settle::settlement::{PendingSettlement, SettledDelivery};
 use crate::engine::{Engine, Receipt, Settle, SettleOutcome};
@@ -27,7 +26,6 @@ pub(crate) struct BatchSettler {
     pub(crate) counters: Arc<Counters>,
     /// Weak: health counts who holds the status.
     pub(crate) status: Weak<ConsumerStatus>,
-    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) metrics: QueueMetrics,
 }
 
@@ -202,9 +200,8 @@ impl BatchSettler {
     }
 
     /// Leaves a delivery to whoever leases it next, unless it is settled already.
-    pub(crate) fn abandon_if_in_flight(&self, receipt: &Receipt) {
-        if self.in_flight.remove(receipt) {
-            self.leases.release(receipt);
+    pub(crate) fn abandon_if_held(&self, receipt: &Receipt) {
+        if self.leases.release(receipt) {
             self.counters.add(Disposition::Lost);
         }
     }
@@ -212,7 +209,6 @@ impl BatchSettler {
     /// Lets a delivery go.
     fn finish(&self, one: PendingSettlement, disposition: Disposition) {
         self.leases.release(one.receipt());
-        self.in_flight.remove(one.receipt());
         self.counters.add(disposition);
         match one.lane {
             // What follows it must not be handled before it.

@@ -13,7 +13,6 @@
 //!   events are not lost.
 
 pub(crate) mod batch;
-pub(crate) mod in_flight;
 pub(crate) mod outbox;
 pub(crate) mod refusal;
 pub(crate) mod settlement;

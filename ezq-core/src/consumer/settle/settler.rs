@@ -64,8 +64,8 @@ impl Settler {
             return Vec::new();
         }
 
-        let receipts = batch.iter().map(|one| one.receipt().clone());
-        self.batches.in_flight.extend(receipts);
+        let receipts = batch.iter().map(PendingSettlement::receipt);
+        self.batches.leases.note_in_flight(receipts);
 
         let mut pause = FIRST_PAUSE;
         let mut outage = Outage::default();
@@ -140,10 +140,11 @@ impl Settler {
 
             let now = Instant::now();
             if closing.is_cancelled() && now >= *give_up.get_or_insert(later(now, self.patience)) {
-                return warn!(
+                warn!(
                     %queue, count, error,
                     "gave up settling: these events will be delivered again"
                 );
+                return self.batches.abandon(batch);
             }
         }
     }
@@ -185,7 +186,7 @@ struct AbandonOnDrop<'a> {
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
         for receipt in &self.receipts {
-            self.batches.abandon_if_in_flight(receipt);
+            self.batches.abandon_if_held(receipt);
         }
     }
 }
