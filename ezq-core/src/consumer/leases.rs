@@ -170,10 +170,13 @@ impl Leases {
             }
         };
 
+        if let Some(stale) = &stale {
+            self.note_left(stale);
+        }
+
         // Whoever is woken asks the table.
         drop(table);
         if let Some(stale) = stale {
-            self.note_left(&stale);
             stale.lease.cancel().cancel();
         }
         Some(lease)
@@ -330,17 +333,18 @@ impl Leases {
             return None;
         }
 
+        self.note_left(&held);
+
         // Whoever is woken asks the table.
         drop(table);
         self.freed.notify_one();
-        self.note_left(&held);
         if held.has_key {
             self.key_freed.notify_one();
         }
         Some(held)
     }
 
-    /// Notes that a delivery has left the table.
+    /// Notes that a delivery has left the table, which is still locked.
     fn note_left(&self, held: &Held) {
         held.lease.let_go();
         let keyed = usize::from(held.has_key);
@@ -448,3 +452,7 @@ impl Leases {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;
