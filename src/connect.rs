@@ -410,7 +410,8 @@ impl EzqBuilder {
         };
         let database = database
             .connect_timeout(config.connect_timeout)
-            .manage_schema(config.manage_schema);
+            .manage_schema(config.manage_schema)
+            .vacuum(config.vacuum);
         let changes = self.changes.0.into_iter();
         let engine = changes.fold(database, |database, change| change(database));
         let engine = PgmqEngine::connect(engine).await?;

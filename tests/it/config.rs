@@ -61,6 +61,7 @@ fn every_option_of_the_environment_takes_effect() {
     expected.presence = false;
     expected.sample_queues = Some(Duration::from_secs(15));
     expected.manage_schema = false;
+    expected.vacuum = false;
 
     let given = from(&[
         ("EZQ_APP", "shop"),
@@ -86,6 +87,7 @@ fn every_option_of_the_environment_takes_effect() {
         ("EZQ_PRESENCE", "false"),
         ("EZQ_SAMPLE_QUEUES", "15s"),
         ("EZQ_MANAGE_SCHEMA", "false"),
+        ("EZQ_VACUUM", "false"),
         ("EZQ_DATABASE_URL", "postgres://app:hunter2@db/app"),
         ("DATABASE_URL", "postgres://app:hunter2@db/app"),
         ("PATH", "/bin"),

@@ -54,4 +54,5 @@ mod tracing;
 mod trials;
 mod tx;
 mod uncounted;
+mod vacuuming;
 mod versions;

@@ -36,6 +36,11 @@ impl Record {
             .get(name)
             .unwrap_or_else(|| panic!("no `{name}` in {self:?}"))
     }
+
+    pub(crate) fn says(&self, text: &str) -> bool {
+        let message = self.fields.get("message");
+        message.is_some_and(|message| message.contains(text))
+    }
 }
 
 /// Keeps what ezq's crates and this test record.

@@ -24,7 +24,7 @@ const READ_ELSEWHERE: [&str; 5] = [
 /// Parses the text of a variable and stores it in its option, or says how to write the value.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
 
-const OPTIONS: [(&str, Set); 26] = [
+const OPTIONS: [(&str, Set); 27] = [
     ("EZQ_APP", |config, text| {
         config.app = text.to_owned();
         Ok(())
@@ -109,6 +109,9 @@ const OPTIONS: [(&str, Set); 26] = [
     }),
     ("EZQ_MANAGE_SCHEMA", |config, text| {
         yes_or_no(text, &mut config.manage_schema)
+    }),
+    ("EZQ_VACUUM", |config, text| {
+        yes_or_no(text, &mut config.vacuum)
     }),
     // These belong to the process, not to an application, and are read elsewhere: by the first
     // warning, and where no database is configured. Here they are only checked.

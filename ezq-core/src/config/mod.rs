@@ -171,6 +171,11 @@ pub struct Config {
     ///
     /// `EZQ_MANAGE_SCHEMA`: `true` or `false`. Defaults to `true`.
     pub manage_schema: bool,
+    /// Whether ezq cleans up behind handled events by itself, where the store has something to clean up and
+    /// ezq the right to. On Postgres it vacuums the tables of busy queues; otherwise autovacuum does it later.
+    ///
+    /// `EZQ_VACUUM`: `true` or `false`. Defaults to `true`.
+    pub vacuum: bool,
     /// What becomes of the events of a queue once they are handled. An archive must keep them for
     /// longer than zero.
     ///
@@ -230,6 +235,7 @@ impl Default for Config {
             sample_queues: None,
             connect_timeout: Duration::from_secs(5),
             manage_schema: true,
+            vacuum: true,
             retention: BTreeMap::new(),
             handlers: BTreeMap::new(),
         }

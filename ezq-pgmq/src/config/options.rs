@@ -49,6 +49,7 @@ pub struct PgmqConfig {
     /// What was wrong with the first queue named for an option that is none. Told by `validate`.
     pub(crate) invalid_queue: Option<Arc<Error>>,
     pub(crate) sweep_interval: Duration,
+    pub(crate) vacuum: bool,
 }
 
 impl PgmqConfig {
@@ -112,6 +113,7 @@ impl PgmqConfig {
             default_partitions: 1,
             invalid_queue: None,
             sweep_interval: Duration::from_secs(60),
+            vacuum: true,
         }
     }
 
@@ -131,8 +133,8 @@ impl PgmqConfig {
     }
 
     /// The database of a pool that the application has. Publishing and transactions use the pool.
-    /// All else opens six dedicated connections with the pool's options, and a few more while
-    /// statements wait for others' locks. A pool of one connection works.
+    /// All else opens six dedicated connections with the pool's options, a few more while
+    /// statements wait for others' locks, and one while it [vacuums](Self::vacuum). A pool of one connection works.
     #[must_use]
     pub fn pool(pool: PgPool) -> Self {
         let options = PgConnectOptions::clone(&pool.connect_options());
@@ -244,6 +246,16 @@ impl PgmqConfig {
     #[must_use]
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval;
+        self
+    }
+
+    /// Whether the engine vacuums the tables of busy queues, where the role may: as their owner, the owner of
+    /// the database, or from PostgreSQL 17 on with the right `MAINTAIN`. It does so once a table has 10,000 dead
+    /// rows and as many as a fifth of its live ones, on one more connection that it opens for that. Nobody
+    /// waits for it. With `false`, dead rows wait for autovacuum. Defaults to `true`.
+    #[must_use]
+    pub fn vacuum(mut self, vacuum: bool) -> Self {
+        self.vacuum = vacuum;
         self
     }
 

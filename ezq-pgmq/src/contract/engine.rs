@@ -99,6 +99,11 @@ impl Engine for PgmqEngine {
             inner.claims.cursors.forget(queue);
         }
 
+        // Each was updated by its claim, and now again or deleted.
+        let done = settled.outcomes.iter();
+        let done = done.filter(|outcome| matches!(outcome, SettleOutcome::Done));
+        inner.note_dead_rows(queue, 2 * done.count());
+
         inner.announce_all(&settled.woken);
         // Nothing was settled: the call as a whole failed.
         if settled.is_broken
@@ -118,10 +123,12 @@ impl Engine for PgmqEngine {
         ttl: Duration,
     ) -> Result<Vec<ExtendOutcome>> {
         let sign = self.inner.holders.sign_at_once(queue, ttl);
-        call!(self.inner.connections.renew, |connection| extend::extend(
+        let extended = call!(self.inner.connections.renew, |connection| extend::extend(
             connection, queue, receipts, ttl, sign
         ))?
-        .map_err(|failure| self.failed(failure, queue))
+        .map_err(|failure| self.failed(failure, queue))?;
+        self.inner.note_dead_rows(queue, extended.len());
+        Ok(extended)
     }
 
     async fn begin(

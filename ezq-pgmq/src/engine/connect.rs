@@ -22,6 +22,7 @@ use crate::publish::recipients::Recipients;
 use crate::publish::store::Store;
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
+use crate::retention::vacuum::Vacuum;
 use crate::schema::install;
 use crate::schema::queues::Queues;
 use crate::settle::LockedRows;
@@ -108,6 +109,11 @@ impl Inner {
             interval: config.sweep_interval,
         };
 
+        let vacuum = config.vacuum.then(|| {
+            let control = Arc::clone(&connections.control);
+            Arc::new(Vacuum::new(control, Arc::clone(&connections.urgent)))
+        });
+
         let holders = HolderBoard::new(Arc::clone(&connections.sign));
         let known = KnownQueues {
             queues: Queues::new(&config.partitions, config.default_partitions),
@@ -127,6 +133,7 @@ impl Inner {
             plans: Plans::default(),
             group_commit,
             sweeper,
+            vacuum,
             wake: Arc::default(),
             holders: Arc::new(holders),
             looks: Arc::default(),

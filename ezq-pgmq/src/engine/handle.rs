@@ -236,6 +236,11 @@ impl PgmqEngine {
         self.inner.ready_for(outgoing.iter()).await
     }
 
+    /// Notes that a transaction has left dead rows in a queue.
+    pub(crate) fn note_dead_rows(&self, queue: &QueueName, rows: usize) {
+        self.inner.note_dead_rows(queue, rows);
+    }
+
     pub(crate) fn announce(&self, queue: &QueueName) {
         self.inner.announce(queue);
     }

@@ -24,6 +24,7 @@ use crate::publish::group_commit::GroupCommit;
 use crate::publish::recipients::Recipients;
 use crate::retention::Retentions;
 use crate::retention::sweep::Sweeper;
+use crate::retention::vacuum::Vacuum;
 use crate::schema::queues::Queues;
 use crate::schema::{Part, Schema};
 use crate::settle::LockedRows;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) plans: Plans,
     pub(crate) group_commit: GroupCommit,
     pub(crate) sweeper: Sweeper,
+    /// Vacuums queues, unless that is switched off.
+    pub(crate) vacuum: Option<Arc<Vacuum>>,
     pub(crate) wake: Arc<Wake>,
     pub(crate) holders: Arc<HolderBoard>,
     pub(crate) looks: Arc<Looks>,
@@ -112,6 +115,15 @@ impl Inner {
     pub(crate) fn announce_all(&self, queues: &HashSet<QueueName>) {
         for queue in queues {
             self.announce(queue);
+        }
+    }
+
+    /// Notes that a call has left dead rows in a queue: one for each row that it updated or deleted.
+    pub(crate) fn note_dead_rows(&self, queue: &QueueName, rows: usize) {
+        if let Some(vacuum) = &self.vacuum
+            && vacuum.dead_rows.add(queue, rows)
+        {
+            self.start_vacuuming(vacuum);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The engine's background tasks: notifying, listening, telling what operators want and sweeping, until it is
-//! closed.
+//! The engine's background tasks: notifying, listening, telling what operators want, sweeping and vacuuming,
+//! until it is closed.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use crate::holders::Watcher;
+use crate::retention::vacuum::Vacuum;
 use crate::schema::{Part, Schema};
 use crate::sql::leases::Sign;
 use crate::wake::listen;
@@ -22,6 +23,7 @@ pub(super) struct Tasks {
     notifies: bool,
     hears_orders: bool,
     sweeps: bool,
+    vacuums: bool,
     watches_holders: bool,
     looks: bool,
     listening: Option<watch::Receiver<listen::State>>,
@@ -62,6 +64,15 @@ impl Inner {
         if !tasks.sweeps && !tasks.closed && self.sweeper.has_work() {
             tasks.sweeps = true;
             tasks.running.spawn(self.sweeper.clone().run_forever());
+        }
+    }
+
+    /// Starts the task that vacuums queues, once there is a busy one.
+    pub(super) fn start_vacuuming(&self, vacuum: &Arc<Vacuum>) {
+        let mut tasks = self.tasks();
+        if !tasks.vacuums && !tasks.closed {
+            tasks.vacuums = true;
+            tasks.running.spawn(Arc::clone(vacuum).run_forever());
         }
     }
 
@@ -151,6 +162,10 @@ impl Inner {
             std::mem::take(&mut tasks.running)
         };
 
+        // First: a vacuum that is only dropped goes on at the server.
+        if let Some(vacuum) = &self.vacuum {
+            vacuum.stop().await;
+        }
         running.shutdown().await;
         self.looks.close();
         self.wake.finish(&self.connections.control).await;

@@ -1,4 +1,4 @@
-//! What becomes of acknowledged messages, queue by queue.
+//! What becomes of acknowledged messages, queue by queue, and of the dead rows that they leave.
 //!
 //! An archive's table is looked up once, when its queue is first ensured or settled, and remembered
 //! until a statement finds it changed. Queues that delete messages need no lookup.
@@ -22,10 +22,18 @@
 //!
 //! Where a queue has a trail in place of an archive, the same statement writes one line to
 //! `ezq.trail` and keeps no body.
+//!
+//! # Dead rows
+//!
+//! Each event leaves two dead rows in its queue's table. `vacuum.rs` removes them where the role may, and
+//! `horizon.rs` finds who holds them back.
 
 mod by_queue;
+mod dead_rows;
+pub(crate) mod horizon;
 pub(crate) mod removal;
 pub(crate) mod sweep;
 pub(crate) mod trail;
+pub(crate) mod vacuum;
 
 pub(crate) use by_queue::{Retentions, missing};

@@ -46,6 +46,8 @@ struct ClaimedHere {
     engine: PgmqEngine,
     queue: QueueName,
     is_committed: bool,
+    /// How many messages were claimed, which deleted them.
+    count: usize,
 }
 
 impl Drop for ClaimedHere {
@@ -153,12 +155,14 @@ impl UnitOfWork for PgUnit {
                 count: deliveries.len(),
             },
         );
-        if !deliveries.is_empty() && claimed.is_none() {
-            *claimed = Some(ClaimedHere {
+        if !deliveries.is_empty() {
+            let claimed = claimed.get_or_insert_with(|| ClaimedHere {
                 engine: engine.clone(),
                 queue: queue.clone(),
                 is_committed: false,
+                count: 0,
             });
+            claimed.count += deliveries.len();
         }
         Ok(deliveries)
     }
@@ -212,9 +216,13 @@ impl UnitOfWork for PgUnit {
         );
         match written.await {
             Ok(Some(Written { next, copies })) => {
+                // Leased ones were updated by their claim, and deleted.
+                let mut dead_rows = 2 * ending.finished.len();
                 if let Some(claimed) = &mut open.claimed {
                     claimed.is_committed = true;
+                    dead_rows += claimed.count;
                 }
+                engine.note_dead_rows(&context.queue, dead_rows);
                 open.connection.pass_to(next);
                 for (queue, _) in &ending.events {
                     engine.announce(queue);
