@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::found::{Found, counted, span};
 use super::session::{Facts, Sight, sight};
+use crate::retention::horizon::{self, Holder};
 use crate::schema::key_index;
 use crate::sql::{PIN, archive, identifier, in_pgmq};
 
@@ -271,10 +272,16 @@ pub(super) async fn vacuum(connection: &mut PgConnection, facts: &Facts) -> Foun
         }
     }
 
-    let rows: Vec<Vacuumed> = sqlx::query_as(VACUUM).fetch_all(connection).await?;
+    let rows: Vec<Vacuumed> = sqlx::query_as(VACUUM).fetch_all(&mut *connection).await?;
     let dead: i64 = rows.iter().map(|row| row.2).sum();
     findings.extend(rows.iter().filter_map(of_disabled));
-    findings.extend(rows.iter().filter_map(of_dead_rows));
+    // What is younger ends soon, as a rule.
+    let horizon = horizon::oldest(connection, facts.options.old_after).await?;
+    let holder = horizon.and_then(|horizon| horizon.holder);
+    let dead_rows = rows
+        .iter()
+        .filter_map(|row| of_dead_rows(row, holder.as_ref()));
+    findings.extend(dead_rows);
     if findings.is_empty() {
         let tables = counted(rows.len(), "table");
         let text = format!("{dead} dead rows in {tables} of queues");
@@ -295,21 +302,31 @@ fn of_disabled((name, .., is_disabled): &Vacuumed) -> Option<Finding> {
     })
 }
 
-fn of_dead_rows((name, live, dead, vacuumed, _): &Vacuumed) -> Option<Finding> {
+/// A table with more dead rows than live ones. If somebody holds them, each vacuum leaves them.
+fn of_dead_rows(
+    (name, live, dead, vacuumed, _): &Vacuumed,
+    holder: Option<&Holder>,
+) -> Option<Finding> {
     let is_lagging = vacuumed.is_none_or(|age| age > VACUUMED_LATELY);
-    if *dead <= FEW_DEAD || dead <= live || !is_lagging {
+    if *dead <= FEW_DEAD || dead <= live || !(is_lagging || holder.is_some()) {
         return None;
     }
     let when = match vacuumed {
         Some(age) => format!("vacuumed {} ago", span(*age)),
         None => "never vacuumed".to_owned(),
     };
-    let text = format!("{dead} dead rows beside {live} live ones, {when}");
+    let held = holder.map_or_else(String::new, |holder| {
+        format!(". {holder}, may still see them")
+    });
+    let text = format!("{dead} dead rows beside {live} live ones, {when}{held}");
     let finding = Finding::new(Severity::Warning, "vacuum", text)
         .about(format!("the table pgmq.{name}"))
         .remedy(format!("vacuum (analyze) {};", in_pgmq(name)));
-    Some(finding.advice(
-        "if the rows stay dead, an old transaction holds them: see the checks `transactions` and \
-         `prepared`",
-    ))
+    let advice = match holder {
+        Some(holder) => format!("before that, {}", holder.remedy()),
+        None => "if the rows stay dead, an old transaction holds them, perhaps of a role whose sessions \
+                 this one does not see: see the checks `transactions` and `prepared`"
+            .to_owned(),
+    };
+    Some(finding.advice(advice))
 }

@@ -416,6 +416,52 @@ async fn dead_rows_are_vacuumed_and_autovacuum_is_switched_on_again() {
 }
 
 #[tokio::test]
+async fn who_holds_dead_rows_is_named_beside_them() {
+    let server = EmbeddedPostgres::builder().setting("max_prepared_transactions", "2");
+    let server = server.start().await.unwrap();
+    let mut patient = Patient::at(server.url()).await;
+    let mut holder = PgConnection::connect(&patient.url).await.unwrap();
+    let hold = "SET application_name = 'report'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1";
+    run(&mut holder, hold).await;
+    let pid: i32 = scalar(&mut holder, "SELECT pg_backend_pid()").await;
+    // The snapshot is that of an older transaction than the prepared one.
+    run(&mut patient.admin, "SELECT pg_current_xact_id()").await;
+    let prepare = "BEGIN; INSERT INTO pgmq.q_orders (vt, message) VALUES (now(), '{}');
+                   PREPARE TRANSACTION 'it''s mine'";
+    run(&mut patient.admin, prepare).await;
+
+    // Vacuumed just now, in vain.
+    let die = "ALTER TABLE pgmq.q_orders SET (autovacuum_enabled = false);
+               INSERT INTO pgmq.q_orders (vt, message) SELECT now(), '{}' FROM generate_series(1, 12000);
+               DELETE FROM pgmq.q_orders";
+    run(&mut patient.admin, die).await;
+    run(&mut patient.admin, "VACUUM pgmq.q_orders").await;
+
+    let held = only(patient.findings("vacuum").await, "dead rows beside");
+    let session = format!("the session {pid} (`postgres`, application `report`), since ");
+    assert!(held.evidence.contains(&session), "{held:?}");
+    let advice = held.advice.unwrap_or_default();
+    assert!(
+        advice.contains(&format!("pg_terminate_backend({pid})")),
+        "{advice}"
+    );
+
+    run(&mut holder, "ROLLBACK").await;
+    let held = only(patient.findings("vacuum").await, "dead rows beside");
+    let prepared = "the prepared transaction `it's mine` of `postgres`, since ";
+    assert!(held.evidence.contains(prepared), "{held:?}");
+    let advice = held.advice.unwrap_or_default();
+    assert!(
+        advice.contains("rollback prepared 'it''s mine'"),
+        "{advice}"
+    );
+
+    run(&mut patient.admin, "ROLLBACK PREPARED 'it''s mine'").await;
+    run(&mut patient.admin, "VACUUM pgmq.q_orders").await;
+    patient.is_well("vacuum", "dead rows beside").await;
+}
+
+#[tokio::test]
 async fn what_waits_without_a_consumer_and_what_died_is_told() {
     let mut patient = Patient::new().await;
     publish(&patient.engine, &patient.queue, &["{}"]).await;
