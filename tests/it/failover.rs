@@ -20,14 +20,14 @@ const LOST: i64 = 100;
 const AFTER: i64 = 80;
 
 /// A primary, its standby, and the one address by which applications reach whichever serves.
-struct Pair {
-    primary: EmbeddedPostgres,
-    standby: EmbeddedPostgres,
+pub(crate) struct Pair {
+    pub(crate) primary: EmbeddedPostgres,
+    pub(crate) standby: EmbeddedPostgres,
     address: PathBuf,
 }
 
 impl Pair {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let primary = EmbeddedPostgres::builder().start().await.unwrap();
         let standby = EmbeddedPostgres::builder().start().await.unwrap();
         let folders = [folder(&primary).await, folder(&standby).await];

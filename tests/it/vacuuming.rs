@@ -12,8 +12,9 @@ use ezq::{EzqBuilder, Handler, QueueName};
 use tracing::Level;
 
 use crate::database::{CEILING, connection, run, scalar, server, unique, until};
+use crate::failover::Pair;
 use crate::kit::{Numbered, numbered};
-use crate::tracing::Capture;
+use crate::tracing::{Capture, Record};
 
 /// As many events as make an engine ask about a queue.
 const ENOUGH: i64 = 5_000;
@@ -101,6 +102,21 @@ async fn work(ezq: &Ezq, events: i64) {
     ezq.consumer().until_idle().run().await.unwrap();
 }
 
+/// The warnings about who holds dead rows.
+fn held(logs: &Capture) -> Vec<Record> {
+    let mut warnings = logs.at(Level::WARN);
+    warnings.retain(|warning| warning.says("cannot remove"));
+    warnings
+}
+
+async fn work_until_named(ezq: &Ezq, logs: &Capture) {
+    let began = Instant::now();
+    while held(logs).is_empty() {
+        assert!(began.elapsed() < 2 * CEILING, "no warning");
+        work(ezq, ENOUGH).await;
+    }
+}
+
 #[tokio::test]
 async fn dead_rows_are_vacuumed_while_a_consumer_works() {
     let queue = unique("vacuumed");
@@ -139,16 +155,8 @@ async fn who_holds_dead_rows_is_named_once_and_they_are_vacuumed_when_it_has_end
     let pid: i32 = scalar(&mut holder, "SELECT pg_backend_pid()").await;
     leave_dead_rows(&mut own, &queue, 120_000).await;
 
-    let named = || {
-        let warnings = logs.at(Level::WARN).into_iter();
-        let held = warnings.filter(|warning| warning.says("cannot remove"));
-        held.collect::<Vec<_>>()
-    };
-    let began = Instant::now();
-    while named().is_empty() {
-        assert!(began.elapsed() < 2 * CEILING, "no warning");
-        work(&ezq, ENOUGH).await;
-    }
+    work_until_named(&ezq, &logs).await;
+    let named = || held(&logs);
     let held_by = named()[0].field("held_by").to_owned();
     assert!(
         held_by.contains(&pid.to_string()) && held_by.contains("`monthly report`"),
@@ -160,6 +168,42 @@ async fn who_holds_dead_rows_is_named_once_and_they_are_vacuumed_when_it_has_end
     run(&mut holder, "ROLLBACK").await;
     work_until(&ezq, &mut own, &is_clean(&queue)).await;
     assert_eq!(named().len(), 1, "{:?}", named());
+}
+
+#[tokio::test]
+async fn a_standby_that_holds_dead_rows_is_named() {
+    let (logs, _guard) = Capture::begin();
+    let Pair {
+        primary, standby, ..
+    } = &Pair::start().await;
+    let queue = unique("held_by_standby");
+    let (ezq, mut own) = busy(&primary.url(), &queue, 1).await;
+
+    let mut reader = connection(&standby.url()).await;
+    run(&mut reader, "ALTER SYSTEM SET hot_standby_feedback = on").await;
+    run(
+        &mut reader,
+        "ALTER SYSTEM SET wal_receiver_status_interval = '1s'",
+    )
+    .await;
+    run(&mut reader, "SELECT pg_reload_conf()").await;
+    run(
+        &mut reader,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1",
+    )
+    .await;
+    let is_told = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE backend_xmin IS NOT NULL)";
+    until(&mut own, is_told).await;
+
+    leave_dead_rows(&mut own, &queue, 120_000).await;
+    work_until_named(&ezq, &logs).await;
+    let held_by = held(&logs)[0].field("held_by").to_owned();
+    assert!(held_by.starts_with("the standby "), "{held_by}");
+    let remedy = held(&logs)[0].field("remedy").to_owned();
+    assert!(remedy.contains("hot_standby_feedback"), "{remedy}");
+
+    run(&mut reader, "ROLLBACK").await;
+    work_until(&ezq, &mut own, &is_clean(&queue)).await;
 }
 
 #[tokio::test]

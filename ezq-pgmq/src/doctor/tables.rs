@@ -276,7 +276,8 @@ pub(super) async fn vacuum(connection: &mut PgConnection, facts: &Facts) -> Foun
     let dead: i64 = rows.iter().map(|row| row.2).sum();
     findings.extend(rows.iter().filter_map(of_disabled));
     // What is younger ends soon, as a rule.
-    let horizon = horizon::oldest(connection, facts.options.old_after).await?;
+    let old = (facts.options.old_after, facts.options.slot_lag);
+    let horizon = horizon::oldest(connection, old).await?;
     let holder = horizon.and_then(|horizon| horizon.holder);
     let dead_rows = rows
         .iter()

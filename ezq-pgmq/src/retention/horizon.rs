@@ -23,7 +23,8 @@ use crate::sql::units::micros;
 /// then the oldest.
 const OLDEST: &str = "
     SELECT h.kind, h.name, h.role, h.application, h.xmin::text AS xmin, h.since::text AS since,
-           h.since IS NULL OR h.since <= clock_timestamp() - $1 * interval '1 us' AS is_old
+           CASE WHEN h.since IS NULL THEN age(h.xmin) >= $2
+                ELSE h.since <= clock_timestamp() - $1 * interval '1 us' END AS is_old
     FROM (
       SELECT CASE WHEN a.backend_type = 'walsender' AND a.xact_start IS NULL THEN 'standby'
                   ELSE 'session' END AS kind,
@@ -77,13 +78,15 @@ enum Kind {
     ReadSlot,
 }
 
-/// Asks for the horizon. A session or a prepared transaction is named once it is `old`.
+/// Asks for the horizon. A session or a prepared transaction is named once it is `old`, and what has no
+/// time, once it is so many transactions behind: a standby always is, by a few.
 pub(crate) async fn oldest(
     connection: &mut PgConnection,
-    old: Duration,
+    (old, behind): (Duration, u32),
 ) -> Result<Option<Horizon>, sqlx::Error> {
     let row = sqlx::query(OLDEST)
         .bind(micros(old))
+        .bind(i64::from(behind))
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(Horizon::read).transpose()
@@ -114,6 +117,11 @@ impl Horizon {
 }
 
 impl Holder {
+    /// Whether it is known since when it holds.
+    pub(crate) fn has_time(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// What ends it.
     pub(crate) fn remedy(&self) -> String {
         let quoted = self.name.replace('\'', "''");

@@ -74,6 +74,8 @@ struct Memory {
     waiting: HashSet<QueueName>,
     /// How long they wait.
     pause: Duration,
+    /// The horizon, and when a look first found it there.
+    stands: Option<(String, Instant)>,
     /// Who was last named as the holder of dead rows.
     named: Option<String>,
 }
@@ -145,6 +147,7 @@ impl Vacuum {
     async fn look(&self, memory: &mut Memory, queues: &[QueueName]) -> Result<bool> {
         let asked = call!(self.control, |connection| ask(connection, queues))?;
         let (tables, horizon) = asked.map_err(|failure| self.failed(failure))?;
+        memory.note_horizon(horizon.as_ref());
 
         let mut due = Vec::new();
         for table in tables {
@@ -256,7 +259,7 @@ async fn ask(
 ) -> Result<(Vec<Table>, Option<Horizon>), sqlx::Error> {
     let tables = dead_rows::tables(&mut *connection, queues).await?;
     let horizon = match tables.iter().any(Table::is_worth_it) {
-        true => horizon::oldest(connection, OLD).await?,
+        true => horizon::oldest(connection, (OLD, 0)).await?,
         false => None,
     };
     Ok((tables, horizon))
@@ -272,6 +275,14 @@ async fn vacuum_one(connection: &mut PgConnection, table: &Table) -> Result<i64,
 }
 
 impl Memory {
+    fn note_horizon(&mut self, horizon: Option<&Horizon>) {
+        let xmin = horizon.map(|horizon| &horizon.xmin);
+        let before = self.stands.as_ref().map(|(xmin, _)| xmin);
+        if xmin != before {
+            self.stands = xmin.map(|xmin| (xmin.clone(), Instant::now()));
+        }
+    }
+
     /// Whether a vacuum may remove what the last one has left.
     fn is_due(&self, table: &Table, horizon: Option<&Horizon>) -> bool {
         let Some(last) = self.vacuumed.get(&table.place()) else {
@@ -318,7 +329,12 @@ impl Memory {
         if table.dead < MANY {
             return;
         }
-        let holder = horizon.and_then(|horizon| horizon.holder.as_ref());
+        // The transaction of a standby has no time here: looks tell for how long it has held the horizon.
+        let stands = self.stands.as_ref();
+        let has_stood = stands.is_some_and(|(_, since)| since.elapsed() >= OLD);
+        let holder = horizon
+            .and_then(|horizon| horizon.holder.as_ref())
+            .filter(|holder| holder.has_time() || has_stood);
         let last = self.vacuumed.get(&table.place());
         let is_hidden = last.is_some_and(|last| last.in_vain >= IN_VAIN);
         let (held_by, remedy) = match holder {
