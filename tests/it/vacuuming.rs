@@ -260,28 +260,54 @@ async fn nothing_is_vacuumed_where_that_is_switched_off() {
     assert_eq!(vacuums(&mut own, &off).await, 0);
 }
 
-#[tokio::test]
-async fn a_long_vacuum_is_cut_by_no_limit_of_the_role_but_by_the_end_of_the_engine() {
-    let name = unique("slow_vacuum");
+/// An application whose vacuums would take minutes, and a connection of its database's administrator.
+async fn slow(name: &str, queue: &QueueName) -> (Ezq, PgConnection) {
     let mut admin = connection(&server().await.url()).await;
     run(&mut admin, &format!("CREATE DATABASE {name}")).await;
-    let url = server().await.database_url(name.as_str());
-    // So it would take minutes.
     let slow = format!(
         "ALTER DATABASE {name} SET vacuum_cost_delay = '100ms';
          ALTER DATABASE {name} SET vacuum_cost_limit = 1;
          ALTER DATABASE {name} SET statement_timeout = '3s'"
     );
-    let queue = unique("slow");
     run(&mut admin, &slow).await;
-    let (ezq, mut own) = busy(&url, &queue, 1).await;
-    leave_dead_rows(&mut own, &queue, 20_000).await;
+    let (ezq, mut own) = busy(&server().await.database_url(name), queue, 1).await;
+    leave_dead_rows(&mut own, queue, 20_000).await;
+    (ezq, own)
+}
 
-    let runs = format!(
+/// Whether a vacuum has run in a database for so many seconds.
+fn has_run(name: &str, seconds: u32) -> String {
+    format!(
         "SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum p JOIN pg_stat_activity a USING (pid)
-           WHERE p.datname = '{name}' AND a.query_start < clock_timestamp() - interval '4 s')"
-    );
-    work_until(&ezq, &mut own, &runs).await;
+           WHERE p.datname = '{name}'
+             AND a.query_start < clock_timestamp() - interval '{seconds} s')"
+    )
+}
+
+#[tokio::test]
+async fn a_vacuum_makes_way_for_whoever_waits_for_its_table() {
+    let name = unique("yielding_vacuum");
+    let queue = unique("yielding");
+    let (ezq, mut own) = slow(name.as_str(), &queue).await;
+    work_until(&ezq, &mut own, &has_run(name.as_str(), 0)).await;
+
+    run(&mut own, "SET statement_timeout = '30s'").await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE pgmq.q_{queue} ADD COLUMN note text"),
+    )
+    .await;
+    // It is tried again.
+    work_until(&ezq, &mut own, &has_run(name.as_str(), 0)).await;
+    ezq.close().await;
+}
+
+#[tokio::test]
+async fn a_long_vacuum_is_cut_by_no_limit_of_the_role_but_by_the_end_of_the_engine() {
+    let name = unique("slow_vacuum");
+    let queue = unique("slow");
+    let (ezq, mut own) = slow(name.as_str(), &queue).await;
+    work_until(&ezq, &mut own, &has_run(name.as_str(), 4)).await;
     let began = Instant::now();
     ezq.close().await;
     assert!(began.elapsed() < Duration::from_secs(5), "{began:?}");

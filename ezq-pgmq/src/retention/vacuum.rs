@@ -5,6 +5,7 @@
 //! rows: those that this process [has left](super::dead_rows), then those that the server counts.
 //!
 //! - A vacuum runs on a connection of its own, and skips a table that another session has locked or vacuums.
+//! - It makes way for whoever waits for its table: behind a command that waits, everybody else would.
 //! - It does not cut empty pages off the end of a table: that needs a lock which stops everybody.
 //! - One that leaves most dead rows is repeated only once the [horizon](super::horizon) has moved, and later
 //!   each time.
@@ -42,6 +43,8 @@ const MANY: i64 = 100_000;
 const OLD: Duration = Duration::from_secs(30);
 /// After so many vacuums in vain, dead rows are held by somebody whom the role does not see.
 const IN_VAIN: u32 = 4;
+/// How often a running vacuum looks whether somebody waits for its table.
+const MAKES_WAY: Duration = Duration::from_secs(1);
 /// How long the end of the engine waits for a vacuum to be cancelled.
 const STOPPING: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,13 @@ const UNLIMITED: &str = "
     FROM pg_catalog.pg_settings s
     WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'client_min_messages')";
 const OPTIONS: &str = "SKIP_LOCKED, TRUNCATE false, INDEX_CLEANUP on, PARALLEL 0";
+
+/// Whether a session waits for one of these tables.
+const WAITS: &str = "
+    SELECT EXISTS (
+      SELECT FROM pg_catalog.pg_locks l JOIN unnest($1::text[]) AS t (name) ON l.relation = to_regclass(t.name)
+      WHERE NOT l.granted AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                            WHERE d.datname = current_database()))";
 
 /// Vacuums the tables in which this process leaves dead rows.
 pub(crate) struct Vacuum {
@@ -190,10 +200,13 @@ impl Vacuum {
         let working = self.at_work.lock().await;
         let pid = session.pid;
         let mut stopped = self.is_stopped.subscribe();
+        let waiting: HashSet<QueueName> = tables.iter().map(|table| table.queue.clone()).collect();
+        let places: Vec<String> = tables.iter().map(Table::place).collect();
         let done = tokio::select! {
             biased;
             _ = stopped.wait_for(|is_stopped| *is_stopped) => None,
             done = self.vacuum_all(&mut session, memory, tables, horizon) => Some(done),
+            () = self.somebody_waits(&places) => None,
         };
 
         if done.is_none() {
@@ -204,10 +217,35 @@ impl Vacuum {
                     .execute(connection)
             })?;
             cancelled.map_err(|failure| self.failed(failure))?;
+            memory.waiting.extend(waiting);
         }
         session.close().await;
         drop(working);
         done.unwrap_or(Ok(()))
+    }
+
+    /// Waits until a session waits for one of the tables that a vacuum has locked.
+    ///
+    /// The server ends an autovacuum for such a session, but no other vacuum.
+    async fn somebody_waits(&self, tables: &[String]) {
+        loop {
+            sleep(MAKES_WAY).await;
+            match self.is_in_the_way(tables).await {
+                Ok(false) => {}
+                Ok(true) => return tracing::debug!("a vacuum makes way for another session"),
+                Err(error) => {
+                    let error = error_chain(&error);
+                    return tracing::debug!(error, "a vacuum ends: who waits for it is not known");
+                }
+            }
+        }
+    }
+
+    async fn is_in_the_way(&self, tables: &[String]) -> Result<bool> {
+        let waits = call!(self.urgent, |connection| {
+            sqlx::query_scalar(WAITS).bind(tables).fetch_one(connection)
+        })?;
+        waits.map_err(|failure| self.failed(failure))
     }
 
     async fn vacuum_all(
