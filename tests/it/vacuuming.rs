@@ -171,6 +171,32 @@ async fn who_holds_dead_rows_is_named_once_and_they_are_vacuumed_when_it_has_end
 }
 
 #[tokio::test]
+async fn a_table_that_another_session_has_locked_is_vacuumed_later() {
+    let (logs, _guard) = Capture::begin();
+    let url = server().await.url();
+    let queue = unique("locked");
+    let (ezq, mut own) = busy(&url, &queue, 1).await;
+    let mut other = connection(&url).await;
+    let lock = format!("BEGIN; LOCK TABLE pgmq.q_{queue} IN SHARE UPDATE EXCLUSIVE MODE; SELECT 1");
+    run(&mut other, &lock).await;
+    leave_dead_rows(&mut own, &queue, 120_000).await;
+
+    let is_skipped = || {
+        let lines = logs.at(Level::DEBUG);
+        lines.iter().any(|line| line.says("has locked it"))
+    };
+    let began = Instant::now();
+    while !is_skipped() {
+        assert!(began.elapsed() < CEILING, "it never tried");
+        work(&ezq, ENOUGH).await;
+    }
+    assert_eq!(vacuums(&mut own, &queue).await, 0);
+    run(&mut other, "ROLLBACK").await;
+    work_until(&ezq, &mut own, &is_clean(&queue)).await;
+    assert!(held(&logs).is_empty(), "{:?}", held(&logs));
+}
+
+#[tokio::test]
 async fn a_standby_that_holds_dead_rows_is_named() {
     let (logs, _guard) = Capture::begin();
     let Pair {
@@ -206,22 +232,49 @@ async fn a_standby_that_holds_dead_rows_is_named() {
     work_until(&ezq, &mut own, &is_clean(&queue)).await;
 }
 
+/// An application whose role has no rights beyond those that a worker needs.
+async fn of_worker(own: &mut PgConnection, url: &str, queue: &QueueName) -> (Ezq, QueueName) {
+    let role = unique("worker");
+    run(own, &format!("CREATE ROLE {role} LOGIN")).await;
+    let setup = ezq::pgmq::setup_sql([queue], Some(role.as_str())).unwrap();
+    // Here PGMQ is not there as an extension.
+    let setup = setup.replace("create extension if not exists pgmq;", "");
+    run(own, &setup).await;
+
+    let url = url.replace("postgres@", &format!("{role}@"));
+    let builder = builder(&url, queue).manage_schema(false);
+    (builder.connect().await.unwrap(), role)
+}
+
+#[tokio::test]
+async fn a_role_that_does_not_see_since_when_somebody_holds_rows_names_it_as_well() {
+    let (logs, _guard) = Capture::begin();
+    let url = server().await.url();
+    let queue = unique("held_unseen");
+    let (_owner, mut own) = busy(&url, &queue, 1).await;
+    let (ezq, role) = of_worker(&mut own, &url, &queue).await;
+    run(
+        &mut own,
+        &format!("ALTER TABLE pgmq.q_{queue} OWNER TO {role}"),
+    )
+    .await;
+
+    let mut holder = connection(&url).await;
+    run(&mut holder, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    let pid: i32 = scalar(&mut holder, "SELECT pg_backend_pid()").await;
+    leave_dead_rows(&mut own, &queue, 120_000).await;
+    work_until_named(&ezq, &logs).await;
+    let held_by = held(&logs)[0].field("held_by").to_owned();
+    assert!(held_by.contains(&format!("session {pid} ")), "{held_by}");
+}
+
 #[tokio::test]
 async fn a_role_that_may_not_vacuum_consumes_as_ever() {
     let (logs, _guard) = Capture::begin();
     let url = server().await.url();
     let queue = unique("foreign");
     let (_owner, mut own) = busy(&url, &queue, 1).await;
-    let role = unique("worker");
-    run(&mut own, &format!("CREATE ROLE {role} LOGIN")).await;
-    let setup = ezq::pgmq::setup_sql([&queue], Some(role.as_str())).unwrap();
-    // Here PGMQ is not there as an extension.
-    let setup = setup.replace("create extension if not exists pgmq;", "");
-    run(&mut own, &setup).await;
-
-    let url = url.replace("postgres@", &format!("{role}@"));
-    let builder = builder(&url, &queue).manage_schema(false);
-    let ezq = builder.connect().await.unwrap();
+    let (ezq, _) = of_worker(&mut own, &url, &queue).await;
     leave_dead_rows(&mut own, &queue, 20_000).await;
     let is_left = || {
         let lines = logs.at(Level::DEBUG);

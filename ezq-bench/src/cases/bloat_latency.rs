@@ -31,12 +31,12 @@ pub(super) const CASE: Case = Case {
 };
 
 /// How many batches are handled first.
-const BATCHES: usize = 150;
+pub(super) const BATCHES: usize = 150;
 /// The most events of a batch.
-const BATCH: usize = 1000;
+pub(super) const BATCH: usize = 1000;
 /// How many are measured: those of 15 s.
 const EVENTS: usize = 12_000;
-const PERIOD: Duration = Duration::from_micros(1250);
+pub(super) const PERIOD: Duration = Duration::from_micros(1250);
 const REPETITIONS: usize = 3;
 
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
@@ -98,7 +98,7 @@ async fn pass_through(database: &Database, name: &str, events: usize) -> Result<
 }
 
 /// Has events handled, which leave their dead rows.
-async fn handle_before(
+pub(super) async fn handle_before(
     ezq: &Ezq,
     (queue, batch): (&QueueName, usize),
     started: &mut Started,

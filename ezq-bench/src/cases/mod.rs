@@ -2,6 +2,7 @@
 
 mod bloat;
 mod bloat_latency;
+mod bloat_released;
 mod broadcast;
 #[cfg(feature = "redis")]
 mod brokers;
@@ -67,6 +68,7 @@ pub(crate) const ALL: &[Case] = &[
     dispatch::CASE,
     bloat::CASE,
     bloat_latency::CASE,
+    bloat_released::CASE,
     #[cfg(feature = "kafka")]
     kafka::RELAY,
     #[cfg(feature = "nats")]

@@ -16,8 +16,8 @@ use crate::sql::units::micros;
 
 /// The oldest holder that this role sees.
 ///
-/// Sessions of other roles show their transaction ids to `pg_read_all_stats` only. Sessions that vacuum hold
-/// nothing back.
+/// Of another role's session, only `pg_read_all_stats` sees since when its transaction runs. The sender of a
+/// standby is in no database, but has a role. Sessions that vacuum hold nothing back.
 ///
 /// Many snapshots hold the id of one transaction that has written. So of equals, that one comes first, and
 /// then the oldest.
@@ -26,7 +26,7 @@ const OLDEST: &str = "
            CASE WHEN h.since IS NULL THEN age(h.xmin) >= $2
                 ELSE h.since <= clock_timestamp() - $1 * interval '1 us' END AS is_old
     FROM (
-      SELECT CASE WHEN a.backend_type = 'walsender' AND a.xact_start IS NULL THEN 'standby'
+      SELECT CASE WHEN a.datname IS NULL AND a.usename IS NOT NULL THEN 'standby'
                   ELSE 'session' END AS kind,
              a.pid::text AS name, coalesce(a.usename::text, a.backend_type, '') AS role,
              coalesce(a.application_name, '') AS application, x.xmin, a.xact_start AS since,

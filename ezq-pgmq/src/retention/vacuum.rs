@@ -28,7 +28,7 @@ use super::dead_rows::{self, DeadRows, Table};
 use super::horizon::{self, Horizon};
 use crate::connection::connector::{Planning, Session};
 use crate::connection::dedicated::{Dedicated, call, timed};
-use crate::error;
+use crate::error::{self, missing};
 
 /// The server is asked at most so often.
 const EVERY: Duration = Duration::from_secs(5);
@@ -41,10 +41,11 @@ const MANY: i64 = 100_000;
 /// What is older than this and holds the horizon is named. Shorter transactions are everyday life, and no
 /// statement of ezq's own takes so long.
 const OLD: Duration = Duration::from_secs(30);
-/// After so many vacuums in vain, dead rows are held by somebody whom the role does not see.
-const IN_VAIN: u32 = 4;
-/// How often a running vacuum looks whether somebody waits for its table.
-const MAKES_WAY: Duration = Duration::from_secs(1);
+/// How long nobody else is named after a warning: behind short transactions in a row, each would be.
+const QUIET: Duration = Duration::from_secs(300);
+/// How often a running vacuum looks whether somebody waits for its table. Statements of ezq wait for locks for
+/// a second at most.
+const MAKES_WAY: Duration = Duration::from_millis(250);
 /// How long the end of the engine waits for a vacuum to be cancelled.
 const STOPPING: Duration = Duration::from_secs(2);
 
@@ -56,12 +57,18 @@ const UNLIMITED: &str = "
     WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'client_min_messages')";
 const OPTIONS: &str = "SKIP_LOCKED, TRUNCATE false, INDEX_CLEANUP on, PARALLEL 0";
 
-/// Whether a session waits for one of these tables.
-const WAITS: &str = "
-    SELECT EXISTS (
-      SELECT FROM pg_catalog.pg_locks l JOIN unnest($1::text[]) AS t (name) ON l.relation = to_regclass(t.name)
-      WHERE NOT l.granted AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
-                                            WHERE d.datname = current_database()))";
+/// Whether a vacuum's session is gone, or has locked a table that another session waits for.
+const IS_TO_END: &str = "
+    SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1)
+        OR EXISTS (
+             SELECT FROM pg_catalog.pg_locks own
+             JOIN pg_catalog.pg_locks other USING (locktype, database, relation)
+             WHERE own.pid = $1 AND own.granted AND own.locktype = 'relation'
+               AND own.mode = 'ShareUpdateExclusiveLock' AND NOT other.granted)";
+/// The process id may be another session's by now.
+const CANCEL: &str = "
+    SELECT pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_stat_activity a
+    WHERE a.pid = $1 AND starts_with(a.query, 'VACUUM (SKIP_LOCKED')";
 
 /// Vacuums the tables in which this process leaves dead rows.
 pub(crate) struct Vacuum {
@@ -86,12 +93,14 @@ struct Memory {
     pause: Duration,
     /// The horizon, and when a look first found it there.
     stands: Option<(String, Instant)>,
-    /// Who was last named as the holder of dead rows.
-    named: Option<String>,
+    /// Who was last named as the holder of dead rows, and when.
+    named: Option<(String, Instant)>,
+    /// The last failure, which is no warning when it comes again.
+    failed: Option<String>,
 }
 
 struct LastVacuum {
-    /// How many in a row have left most dead rows.
+    /// How many in a row have left most dead rows, or were cut short.
     in_vain: u32,
     /// Where the horizon was.
     xmin: Option<String>,
@@ -130,6 +139,9 @@ impl Vacuum {
             memory.waiting.extend(busy.iter().cloned());
             let queues: HashSet<QueueName> = busy.into_iter().chain(waited).collect();
             let queues: Vec<QueueName> = queues.into_iter().collect();
+            if queues.is_empty() {
+                continue;
+            }
 
             match self.look(&mut memory, &queues).await {
                 Ok(has_vacuumed) if has_vacuumed || is_busy => memory.pause = EVERY,
@@ -137,8 +149,7 @@ impl Vacuum {
                 Err(error) => {
                     memory.waiting.extend(queues);
                     memory.wait_longer();
-                    let error = error_chain(&error);
-                    ezq_core::private::warn!(error, "vacuuming queues failed, will try again");
+                    memory.warn_of_failure("queues", &error);
                     sleep(memory.pause).await;
                 }
             }
@@ -158,6 +169,9 @@ impl Vacuum {
         let asked = call!(self.control, |connection| ask(connection, queues))?;
         let (tables, horizon) = asked.map_err(|failure| self.failed(failure))?;
         memory.note_horizon(horizon.as_ref());
+        if !tables.iter().any(|table| table.dead >= MANY) {
+            memory.forget_holder();
+        }
 
         let mut due = Vec::new();
         for table in tables {
@@ -200,89 +214,101 @@ impl Vacuum {
         let working = self.at_work.lock().await;
         let pid = session.pid;
         let mut stopped = self.is_stopped.subscribe();
-        let waiting: HashSet<QueueName> = tables.iter().map(|table| table.queue.clone()).collect();
-        let places: Vec<String> = tables.iter().map(Table::place).collect();
-        let done = tokio::select! {
+        // Those that it does not come to are asked about once more.
+        let queues = tables.iter().map(|table| table.queue.clone());
+        memory.waiting.extend(queues);
+        let is_done = tokio::select! {
             biased;
-            _ = stopped.wait_for(|is_stopped| *is_stopped) => None,
-            done = self.vacuum_all(&mut session, memory, tables, horizon) => Some(done),
-            () = self.somebody_waits(&places) => None,
+            _ = stopped.wait_for(|is_stopped| *is_stopped) => false,
+            () = self.vacuum_all(&mut session, memory, &tables, horizon) => true,
+            () = self.is_to_end(pid) => false,
         };
 
-        if done.is_none() {
-            // The connection stays open until then: its process id must not become another session's.
+        if !is_done {
+            for table in &tables {
+                memory.note_cut_short(table);
+            }
+            // The connection stays open until then, so that a vacuum which nobody waits for any more ends.
             let cancelled = call!(self.urgent, |connection| {
-                sqlx::query("SELECT pg_cancel_backend($1)")
-                    .bind(pid)
-                    .execute(connection)
+                sqlx::query(CANCEL).bind(pid).execute(connection)
             })?;
             cancelled.map_err(|failure| self.failed(failure))?;
-            memory.waiting.extend(waiting);
         }
         session.close().await;
         drop(working);
-        done.unwrap_or(Ok(()))
+        Ok(())
     }
 
-    /// Waits until a session waits for one of the tables that a vacuum has locked.
+    /// Waits until a vacuum is in the way of another session, or its own session is gone: a connection to a
+    /// server that vanished may never tell.
     ///
-    /// The server ends an autovacuum for such a session, but no other vacuum.
-    async fn somebody_waits(&self, tables: &[String]) {
+    /// The server ends an autovacuum that another session waits for, but no other vacuum.
+    async fn is_to_end(&self, pid: i32) {
         loop {
             sleep(MAKES_WAY).await;
-            match self.is_in_the_way(tables).await {
+            match self.ask_whether_to_end(pid).await {
                 Ok(false) => {}
                 Ok(true) => return tracing::debug!("a vacuum makes way for another session"),
                 Err(error) => {
                     let error = error_chain(&error);
-                    return tracing::debug!(error, "a vacuum ends: who waits for it is not known");
+                    tracing::debug!(error, "whether a vacuum is in the way is not known");
                 }
             }
         }
     }
 
-    async fn is_in_the_way(&self, tables: &[String]) -> Result<bool> {
-        let waits = call!(self.urgent, |connection| {
-            sqlx::query_scalar(WAITS).bind(tables).fetch_one(connection)
+    async fn ask_whether_to_end(&self, pid: i32) -> Result<bool> {
+        let answered = call!(self.urgent, |connection| {
+            sqlx::query_scalar(IS_TO_END)
+                .bind(pid)
+                .fetch_one(connection)
         })?;
-        waits.map_err(|failure| self.failed(failure))
+        answered.map_err(|failure| self.failed(failure))
     }
 
     async fn vacuum_all(
         &self,
         session: &mut Session,
         memory: &mut Memory,
-        tables: Vec<Table>,
+        tables: &[Table],
         horizon: Option<&Horizon>,
-    ) -> Result<()> {
+    ) {
         let connection = &mut session.connection;
         let unlimited = sqlx::query(UNLIMITED).execute(&mut *connection).await;
-        unlimited.map_err(|failure| self.failed(failure))?;
+        if let Err(failure) = unlimited {
+            return memory.warn_of_failure("queues", &self.failed(failure));
+        }
 
+        let mut has_failed = false;
         for table in tables {
             let place = table.place();
-            match timed(vacuum_one(connection, &table)).await {
-                Ok((took, left)) => {
+            match timed(vacuum_one(connection, table)).await {
+                Ok((took, Some(left))) => {
                     let dead = table.dead;
                     tracing::debug!(table = place, dead, left, ?took, "vacuumed");
-                    memory.note(&table, horizon, left, took);
+                    memory.note(table, horizon, left, took);
+                }
+                Ok((_, None)) => {
+                    tracing::debug!(table = place, "not vacuumed: another session has locked it");
+                    memory.note_cut_short(table);
+                }
+                Err(failure) if missing::of_pgmq(&failure).is_some() => {
+                    tracing::debug!(table = place, "not vacuumed: it was dropped");
                 }
                 Err(failure) => {
                     let is_usable = error::keeps_connection(&failure);
-                    let error = error_chain(&self.failed(failure));
-                    ezq_core::private::warn!(
-                        table = place,
-                        error,
-                        "vacuuming a queue failed, will try again"
-                    );
-                    memory.note(&table, None, table.dead, Duration::ZERO);
+                    has_failed = true;
+                    memory.note_cut_short(table);
+                    memory.warn_of_failure(&place, &self.failed(failure));
                     if !is_usable {
-                        return Ok(());
+                        return;
                     }
                 }
             }
         }
-        Ok(())
+        if !has_failed {
+            memory.failed = None;
+        }
     }
 
     fn failed(&self, failure: sqlx::Error) -> ezq_core::Error {
@@ -303,13 +329,19 @@ async fn ask(
     Ok((tables, horizon))
 }
 
-/// Vacuums a table, and answers how many dead rows it still has.
-async fn vacuum_one(connection: &mut PgConnection, table: &Table) -> Result<i64, sqlx::Error> {
+/// Vacuums a table, and answers how many dead rows it still has. `None` if it was skipped, because another
+/// session has locked it or vacuums it.
+async fn vacuum_one(
+    connection: &mut PgConnection,
+    table: &Table,
+) -> Result<Option<i64>, sqlx::Error> {
+    let (before, _) = dead_rows::after_vacuums(connection, table).await?;
     let statement = format!("VACUUM ({OPTIONS}) {}", table.place());
     sqlx::raw_sql(AssertSqlSafe(statement))
         .execute(&mut *connection)
         .await?;
-    dead_rows::dead(connection, table).await
+    let (vacuums, left) = dead_rows::after_vacuums(connection, table).await?;
+    Ok((vacuums > before).then_some(left))
 }
 
 impl Memory {
@@ -335,28 +367,33 @@ impl Memory {
 
     /// Notes what a vacuum has left.
     fn note(&mut self, table: &Table, horizon: Option<&Horizon>, left: i64, took: Duration) {
-        let is_in_vain = left > table.dead / 2;
-        if is_in_vain {
-            self.waiting.insert(table.queue.clone());
+        match left > table.dead / 2 {
+            true => self.note_in_vain(table, horizon, took),
+            false => {
+                let last = LastVacuum {
+                    in_vain: 0,
+                    xmin: None,
+                    next: Instant::now() + took.saturating_mul(PAUSES),
+                };
+                self.vacuumed.insert(table.place(), last);
+            }
         }
+    }
 
+    /// Notes that a vacuum was skipped, failed, or ended before its time.
+    fn note_cut_short(&mut self, table: &Table) {
+        self.note_in_vain(table, None, Duration::ZERO);
+    }
+
+    /// The next one comes later each time, and not before the horizon has moved if that is known.
+    fn note_in_vain(&mut self, table: &Table, horizon: Option<&Horizon>, took: Duration) {
+        self.waiting.insert(table.queue.clone());
         let before = self.vacuumed.get(&table.place());
-        let in_vain = match is_in_vain {
-            true => before.map_or(0, |last| last.in_vain).saturating_add(1),
-            false => 0,
-        };
-        let pause = match in_vain {
-            0 => Duration::ZERO,
-            _ => EVERY
-                .saturating_mul(1 << (in_vain - 1).min(10))
-                .min(LONGEST),
-        };
-
+        let so_far = before.map_or(0, |last| last.in_vain);
+        let pause = EVERY.saturating_mul(1 << so_far.min(10)).min(LONGEST);
         let last = LastVacuum {
-            in_vain,
-            xmin: horizon
-                .filter(|_| is_in_vain)
-                .map(|horizon| horizon.xmin.clone()),
+            in_vain: so_far.saturating_add(1),
+            xmin: horizon.map(|horizon| horizon.xmin.clone()),
             next: Instant::now() + pause.max(took.saturating_mul(PAUSES)),
         };
         self.vacuumed.insert(table.place(), last);
@@ -373,30 +410,47 @@ impl Memory {
         let holder = horizon
             .and_then(|horizon| horizon.holder.as_ref())
             .filter(|holder| holder.has_time() || has_stood);
-        let last = self.vacuumed.get(&table.place());
-        let is_hidden = last.is_some_and(|last| last.in_vain >= IN_VAIN);
-        let (held_by, remedy) = match holder {
-            Some(holder) => (holder.to_string(), holder.remedy()),
-            None if is_hidden => (
-                "a session that this role does not see".to_owned(),
-                "grant `pg_read_all_stats` to the role, or see the runbook about an old snapshot"
-                    .to_owned(),
-            ),
-            // It may be gone at the next look.
-            None => return,
+        // It may be gone at the next look.
+        let Some(holder) = holder else {
+            return;
         };
-
-        if self.named.as_ref() != Some(&held_by) {
-            ezq_core::private::warn!(
-                queue = %table.queue,
-                dead_rows = table.dead,
-                held_by,
-                remedy,
-                "vacuum cannot remove the dead rows of a queue, and claims get slower: {held_by} may still \
-                 see them. To end that: {remedy}"
-            );
-            self.named = Some(held_by);
+        let held_by = holder.to_string();
+        let is_told = self
+            .named
+            .as_ref()
+            .is_some_and(|(named, at)| *named == held_by || at.elapsed() < QUIET);
+        if is_told {
+            return;
         }
+
+        let remedy = holder.remedy();
+        ezq_core::private::warn!(
+            queue = %table.queue,
+            dead_rows = table.dead,
+            held_by,
+            remedy,
+            "vacuum cannot remove the dead rows of a queue, and claims get slower: {held_by} may still see \
+             them. To end that: {remedy}"
+        );
+        self.named = Some((held_by, Instant::now()));
+    }
+
+    /// Whoever holds many dead rows next is named, even if it is the same one.
+    fn forget_holder(&mut self) {
+        if let Some((named, _)) = &mut self.named {
+            named.clear();
+        }
+    }
+
+    /// Warns of a failure once, until another one comes.
+    fn warn_of_failure(&mut self, of: &str, error: &ezq_core::Error) {
+        let error = error_chain(error);
+        let failed = Some(format!("{of}: {error}"));
+        if self.failed == failed {
+            return tracing::debug!(of, error, "vacuuming failed again, will try again");
+        }
+        ezq_core::private::warn!(of, error, "vacuuming failed, will try again");
+        self.failed = failed;
     }
 
     fn wait_longer(&mut self) {
