@@ -66,6 +66,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     settings.insert("events".into(), json!(events));
     settings.insert("handled_before".into(), json!(BATCHES * BATCH));
     let dead = Outcome::of(CASE.measure(), Figures::Pairs(dead), settings.clone());
+    // The time of events, beside the rows that the case is named for.
     let mut measure = CASE.measure();
     measure.unit = "ms";
     let tail = Outcome::of(measure, Figures::Pairs(tail), settings);
@@ -87,11 +88,13 @@ async fn pass_through(
         .await?;
     let consumer = ezq.consumer().queue(&queue).spawn();
 
+    // It begins first, so that every row dies under it.
     let snapshot = database.hold_snapshot().await?;
     handle_before(&ezq, (&queue, BATCH), &mut started).await?;
     snapshot.close().await?;
     let times = measure(&ezq, (&queue, PERIOD), &mut started, events).await?;
 
+    // What the server has counted: sessions tell it of rows that died about once a second.
     let dead: i64 = query_scalar("select pg_stat_get_dead_tuples(to_regclass($1))")
         .bind(format!("pgmq.q_{queue}"))
         .fetch_one(ezq.pool())

@@ -159,9 +159,11 @@ async fn claim_delete(
         let messages: Vec<(i64, String)> = query_as(AssertSqlSafe(claim.clone()))
             .fetch_all(&mut *connection)
             .await?;
+        // The loop is alone on its queue, so that nothing found means nothing left.
         if messages.is_empty() {
             break;
         }
+        // Each event is decoded on both sides.
         for (_, body) in &messages {
             number(body)?;
         }
