@@ -2,10 +2,7 @@
 //! of handled events. It ends, and 800 events a second go on. The dead rows are counted 10 s later. The
 //! reference is ezq with `vacuum` off, so that the rows wait for autovacuum.
 
-use std::time::Duration;
-
 use ezq::QueueName;
-use ezq::prelude::*;
 use ezq::sqlx::{Connection as _, query_scalar};
 use serde_json::json;
 use tokio::sync::mpsc;

@@ -32,6 +32,7 @@ mod publish_concurrent;
 mod recovery;
 mod relay;
 mod restart;
+mod rotation;
 mod wide;
 
 use crate::case::Case;
@@ -85,6 +86,7 @@ pub(crate) const GROWTH: &[Case] = &[
     growth::HANDLERS,
     growth::QUEUES,
     overview::CASE,
+    rotation::CASE,
     relay::PLAIN,
     relay::KEYS,
     processes::PARTITIONED,
