@@ -141,7 +141,8 @@ async fn create(connection: &mut PgConnection, rotates: bool) -> Result<()> {
 
 /// Drops the partition before the last one, in which nothing is left, and makes the next one.
 async fn rotate(connection: &mut PgConnection, next: usize) -> Result<()> {
-    let (from, to) = (next * PARTITION, (next + 1) * PARTITION);
+    let from = next * PARTITION;
+    let to = from + PARTITION;
     let mut statements = format!(
         "create table bench_rotation_{next} partition of bench_rotation
          for values from ({from}) to ({to});"
