@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use ezq::prelude::*;
 use ezq::sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, query, query_scalar};
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -46,6 +47,9 @@ const DELETE: &str = "delete from bench_rotation where msg_id = any ($1::bigint[
 async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     let events = options.events.unwrap_or(EVENTS);
     let pairs = options.repetitions(PAIRS);
+    // It brings PGMQ, whose version is one of the settings.
+    let ezq = Ezq::builder().database_url(database.url());
+    ezq.connect().await?.close().await;
     let connection = Mutex::new(database.connect().await?);
     // Without a snapshot vacuum may remove dead rows, but a run ends before it comes.
     let free = Pairs::measure(
