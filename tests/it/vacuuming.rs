@@ -111,9 +111,19 @@ fn held(logs: &Capture) -> Vec<Record> {
 }
 
 async fn work_until_named(ezq: &Ezq, logs: &Capture) {
+    work_until_logged(ezq, logs, (Level::WARN, "cannot remove"), 2 * CEILING).await;
+}
+
+/// Handles events until the engine has logged a text, for so long at most.
+async fn work_until_logged(
+    ezq: &Ezq,
+    logs: &Capture,
+    (level, text): (Level, &str),
+    limit: Duration,
+) {
     let began = Instant::now();
-    while held(logs).is_empty() {
-        assert!(began.elapsed() < 2 * CEILING, "no warning");
+    while !logs.at(level).iter().any(|line| line.says(text)) {
+        assert!(began.elapsed() < limit, "never logged: {text}");
         work(ezq, ENOUGH).await;
     }
 }
@@ -182,15 +192,7 @@ async fn a_table_that_another_session_has_locked_is_vacuumed_later() {
     run(&mut other, &lock).await;
     leave_dead_rows(&mut own, &queue, 120_000).await;
 
-    let is_skipped = || {
-        let lines = logs.at(Level::DEBUG);
-        lines.iter().any(|line| line.says("has locked it"))
-    };
-    let began = Instant::now();
-    while !is_skipped() {
-        assert!(began.elapsed() < CEILING, "it never tried");
-        work(&ezq, ENOUGH).await;
-    }
+    work_until_logged(&ezq, &logs, (Level::DEBUG, "has locked it"), CEILING).await;
     assert_eq!(vacuums(&mut own, &queue).await, 0);
     run(&mut other, "ROLLBACK").await;
     work_until(&ezq, &mut own, &is_clean(&queue)).await;
@@ -277,15 +279,7 @@ async fn a_role_that_may_not_vacuum_consumes_as_ever() {
     let (_owner, mut own) = busy(&url, &queue, 1).await;
     let (ezq, _) = of_worker(&mut own, &url, &queue).await;
     leave_dead_rows(&mut own, &queue, 20_000).await;
-    let is_left = || {
-        let lines = logs.at(Level::DEBUG);
-        lines.iter().any(|line| line.says("may not vacuum"))
-    };
-    let began = Instant::now();
-    while !is_left() {
-        assert!(began.elapsed() < CEILING, "it never asked");
-        work(&ezq, ENOUGH).await;
-    }
+    work_until_logged(&ezq, &logs, (Level::DEBUG, "may not vacuum"), CEILING).await;
 
     assert_eq!(vacuums(&mut own, &queue).await, 0);
     let warnings = logs.at(Level::WARN);

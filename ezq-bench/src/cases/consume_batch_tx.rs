@@ -99,14 +99,7 @@ async fn run(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
     )
     .await?;
 
-    let mut settings = application.close(database, template).await?;
-    settings.insert("batch".into(), json!(BATCH));
-    settings.insert("reference_connections".into(), json!(1));
-    Ok(vec![Outcome::of(
-        CASE.measure(),
-        Figures::Pairs(pairs),
-        settings,
-    )])
+    outcome(&CASE, (application, database), template, pairs).await
 }
 
 async fn run_noop(options: &Options, database: &Database) -> Result<Vec<Outcome>> {
@@ -123,22 +116,33 @@ async fn run_noop(options: &Options, database: &Database) -> Result<Vec<Outcome>
     )
     .await?;
 
+    outcome(&NOOP, (application, database), template, pairs).await
+}
+
+async fn outcome(
+    case: &Case,
+    (application, database): (Application, &Database),
+    template: Template,
+    pairs: Pairs,
+) -> Result<Vec<Outcome>> {
     let mut settings = application.close(database, template).await?;
     settings.insert("batch".into(), json!(BATCH));
     settings.insert("reference_connections".into(), json!(1));
     let figures = Figures::Pairs(pairs);
-    Ok(vec![Outcome::of(NOOP.measure(), figures, settings)])
+    Ok(vec![Outcome::of(case.measure(), figures, settings)])
 }
 
-/// The least that does the work: a claim that deletes.
-fn claim(queue: &str) -> String {
-    format!(
+/// Fills a queue, and returns the least that works it off: a claim that deletes.
+async fn filled(ezq: &Ezq, template: &Template, queue: &str) -> Result<String> {
+    create(ezq, queue).await?;
+    template.copy(ezq, queue).await?;
+    Ok(format!(
         "delete from pgmq.q_{queue} q
          using (select msg_id from pgmq.q_{queue} where vt <= now()
                 order by vt limit {BATCH} for update skip locked) due
          where q.msg_id = due.msg_id
          returning q.msg_id, q.message::text"
-    )
+    ))
 }
 
 async fn claim_delete(
@@ -148,9 +152,7 @@ async fn claim_delete(
     n: usize,
 ) -> Result<Run> {
     let queue = format!("bench_batch_alone_{n}");
-    create(ezq, &queue).await?;
-    template.copy(ezq, &queue).await?;
-    let claim = claim(&queue);
+    let claim = filled(ezq, template, &queue).await?;
     let mut connection = connection.lock().await;
 
     let started = Instant::now();
@@ -186,9 +188,7 @@ async fn claim_delete_insert(
     n: usize,
 ) -> Result<Run> {
     let queue = format!("bench_batch_plain_{n}");
-    create(ezq, &queue).await?;
-    template.copy(ezq, &queue).await?;
-    let claim = claim(&queue);
+    let claim = filled(ezq, template, &queue).await?;
     let mut connection = connection.lock().await;
 
     let started = Instant::now();

@@ -325,8 +325,8 @@ fn of_dead_rows(
         .remedy(format!("vacuum (analyze) {};", in_pgmq(name)));
     let advice = match holder {
         Some(holder) => format!("before that, {}", holder.remedy()),
-        None => "if the rows stay dead, an old transaction holds them, perhaps of a role whose sessions \
-                 this one does not see: see the checks `transactions` and `prepared`"
+        None => "if the rows stay dead, an old transaction holds them, perhaps of a role of whose \
+                 transactions this one does not see the times: see the checks `transactions` and `prepared`"
             .to_owned(),
     };
     Some(finding.advice(advice))
